@@ -1,0 +1,168 @@
+"""``y = x Wᵀ + b`` for each storage of ``W``.  All the speed, and all the exactness, lives here.
+
+A layer offers the same product in two regimes (``doc/exactness.md``):
+
+``prefill``
+    one matrix-matrix product (GEMM) for many tokens.  Fast, but BLAS gives a row other bits when
+    the number of rows changes, so sessions record the chunks they were computed in.
+``decode``
+    one matrix-vector product per row over fixed tiles of the weights.  A row's bits depend on
+    nothing but that row, whoever shares the step.  Each tile is used for every row while it is in
+    the processor's cache, so the weights travel from memory once per step.
+
+Weights stay where they are, usually in the mapped file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lm_core import bfloat16
+
+F32 = npt.NDArray[np.float32]
+U16 = npt.NDArray[np.uint16]
+
+TILE_BYTES = 3_500_000
+"""Float32 bytes of weights per decode tile: large enough for BLAS to use every core on it, small
+enough to be in the last-level cache when the next row of the batch needs it."""
+
+JOINED_BYTES = 1 << 20
+"""Projections of the same input are copied into one matrix up to this size: for small models a
+call costs more than the copy, which is made once."""
+
+_ODD_HALF = np.uint32(0xFFFF0000)
+
+
+class Workspace:
+    """Scratch memory of one thread, kept between calls and grown when needed."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, npt.NDArray[np.uint32]] = {}
+
+    def bits(self, name: str, shape: tuple[int, int]) -> npt.NDArray[np.uint32]:
+        """An uninitialized uint32 array, valid until ``name`` is asked for again."""
+        size = shape[0] * shape[1]
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < size:
+            buffer = self._buffers[name] = np.empty(size, dtype=np.uint32)
+        return buffer[:size].reshape(shape)
+
+
+class Linear(ABC):
+    """Weights ``[out_features, in_features]`` given as row blocks ("parts"), applied as one matrix."""
+
+    def __init__(self, parts: Sequence[npt.NDArray[Any]], bias: F32 | None) -> None:
+        self.in_features: int = parts[0].shape[1]
+        self.out_features: int = sum(part.shape[0] for part in parts)
+        self.nbytes: int = sum(part.nbytes for part in parts)
+        self._bias = bias
+        self._parts: list[tuple[npt.NDArray[Any], slice]] = []
+        self._tiles: list[tuple[npt.NDArray[Any], slice]] = []
+        start = 0
+        for part in parts:
+            self._parts.append((part, slice(start, start + part.shape[0])))
+            for rows in _tile_rows(part.shape[0], part.shape[1]):
+                self._tiles.append((part[rows], slice(start + rows.start, start + rows.stop)))
+            start += part.shape[0]
+
+    def prefill(self, x: F32, workspace: Workspace) -> F32:
+        """``[T, in_features] -> [T, out_features]``, both float32, by GEMM."""
+        y = np.empty((x.shape[0], self.out_features), dtype=np.float32)
+        self._multiply(x, y, workspace)
+        return y if self._bias is None else np.add(y, self._bias, out=y)
+
+    def decode(self, x: F32, workspace: Workspace) -> F32:
+        """``[B, in_features] -> [B, out_features]``, both float32, each row as if it were alone."""
+        y = np.empty((x.shape[0], self.out_features), dtype=np.float32)
+        self._multiply_rows(x, y, workspace)
+        return y if self._bias is None else np.add(y, self._bias, out=y)
+
+    @abstractmethod
+    def rows(self, indices: npt.NDArray[np.int64]) -> F32:
+        """Rows of the weights as float32 ``[len(indices), in_features]``: an embedding look-up."""
+
+    @abstractmethod
+    def _multiply(self, x: F32, y: F32, workspace: Workspace) -> None: ...
+
+    @abstractmethod
+    def _multiply_rows(self, x: F32, y: F32, workspace: Workspace) -> None: ...
+
+
+class Float32Linear(Linear):
+    """float32 weights, used in place."""
+
+    def rows(self, indices: npt.NDArray[np.int64]) -> F32:
+        table: F32 = self._parts[0][0]
+        return table[indices]
+
+    def _multiply(self, x: F32, y: F32, workspace: Workspace) -> None:  # noqa: ARG002
+        for part, columns in self._parts:
+            np.matmul(x, part.T, out=y[:, columns])
+
+    def _multiply_rows(self, x: F32, y: F32, workspace: Workspace) -> None:  # noqa: ARG002
+        for tile, columns in self._tiles:
+            for x_row, y_row in zip(x, y, strict=True):
+                np.dot(tile, x_row, out=y_row[columns])
+
+
+class Bfloat16Linear(Linear):
+    """bf16 weights as uint16 bits, used in place; products and sums are float32.
+
+    Two neighbouring weights are one uint32.  Its upper half, masked, is the odd one as float32
+    bits; its lower half, shifted up, the even one.  Both are exact, and a product splits into one
+    with the even and one with the odd positions of ``x``, so nothing has to be interleaved again.
+    """
+
+    def rows(self, indices: npt.NDArray[np.int64]) -> F32:
+        return bfloat16.widen(self._parts[0][0][indices])
+
+    def _multiply(self, x: F32, y: F32, workspace: Workspace) -> None:
+        even_x, odd_x = _even_and_odd(x)
+        for tile, columns in self._tiles:
+            even, odd = _widened_halves(tile, workspace)
+            np.matmul(even_x, even.T, out=y[:, columns])
+            y[:, columns] += odd_x @ odd.T
+
+    def _multiply_rows(self, x: F32, y: F32, workspace: Workspace) -> None:
+        even_x, odd_x = _even_and_odd(x)
+        for tile, columns in self._tiles:
+            even, odd = _widened_halves(tile, workspace)
+            for even_row, odd_row, y_row in zip(even_x, odd_x, y, strict=True):
+                np.add(even @ even_row, odd @ odd_row, out=y_row[columns])
+
+
+def make_linear(parts: Sequence[npt.NDArray[Any]], bias: F32 | None = None) -> Linear:
+    """The layer for weights of these parts: all float32, or all bf16 bits (uint16) of even width."""
+    if len(parts) > 1 and sum(part.nbytes for part in parts) <= JOINED_BYTES:
+        parts = [np.concatenate(parts)]
+    parts = [_usable(part) for part in parts]
+    return Bfloat16Linear(parts, bias) if parts[0].dtype == np.uint16 else Float32Linear(parts, bias)
+
+
+def _usable(part: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array itself, or a copy where a file's odd header length left it misaligned for BLAS."""
+    return part if part.ctypes.data % 4 == 0 else part.copy()
+
+
+def _tile_rows(out_features: int, in_features: int) -> list[slice]:
+    """Cut the rows of a matrix into tiles of nearly equal size, each at most ``TILE_BYTES``."""
+    tiles = max(1, -(-out_features * in_features * 4 // TILE_BYTES))
+    bounds = [out_features * tile // tiles for tile in range(tiles + 1)]
+    return [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+
+
+def _even_and_odd(x: F32) -> tuple[F32, F32]:
+    return np.ascontiguousarray(x[:, 0::2]), np.ascontiguousarray(x[:, 1::2])
+
+
+def _widened_halves(tile: U16, workspace: Workspace) -> tuple[F32, F32]:
+    """The even and the odd columns of a bf16 tile, each ``[rows, in_features / 2]`` float32."""
+    pairs = tile.view("<u4")
+    even = np.left_shift(pairs, 16, out=workspace.bits("even", pairs.shape))
+    odd = np.bitwise_and(pairs, _ODD_HALF, out=workspace.bits("odd", pairs.shape))
+    return even.view(np.float32), odd.view(np.float32)

@@ -1,0 +1,121 @@
+"""The operators of a Llama layer: pure functions of float32 arrays.
+
+Axis letters are those of ``doc/shapes.md``: T new tokens, S cached and new ones, D hidden,
+H / K query / key-value heads, G = H / K, d head size, F feed-forward.
+
+Each gives a row the same bits whatever other rows it is computed with, except
+:func:`causal_attention`, whose matrix products are GEMM; :func:`row_attention` is its exact twin.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+
+QUERY_BLOCK = 256
+"""Queries scored at once in :func:`causal_attention`, which bounds its memory to
+``4 · H · QUERY_BLOCK · S`` bytes and skips most of what the causal mask would hide."""
+
+
+def rms_norm(x: F32, weight: F32, eps: float) -> F32:
+    """``[T, D] -> [T, D]``: divide each row by its root mean square (Zhang & Sennrich, 2019)."""
+    # vecdot is one dot product per row, so a row never meets another one's rounding.
+    mean_square = np.vecdot(x, x)
+    mean_square *= np.float32(1.0 / x.shape[-1])
+    mean_square += np.float32(eps)
+    y: F32 = x / np.sqrt(mean_square)[:, None]
+    y *= weight
+    return y
+
+
+def apply_rotary(x: F32, cos: F32, sin: F32) -> F32:
+    """Rotate each head of ``x [T, heads, d]`` by its position's angles ``[T, d/2]``.
+
+    Element *i* is paired with element *i + d/2*, as in the published Llama weights.
+    """
+    halves = x.reshape(x.shape[0], x.shape[1], 2, -1)
+    signed_sin = np.stack((-sin, sin), axis=1)
+    rotated = halves * cos[:, None, None, :]
+    rotated += halves[:, :, ::-1] * signed_sin[:, None]
+    return rotated.reshape(x.shape)
+
+
+def softmax(x: F32) -> F32:
+    """``[..., N] -> [..., N]``: exponentials that sum to one along the last axis."""
+    exponentials = _shifted_exp(x)
+    exponentials /= exponentials.sum(axis=-1, keepdims=True)
+    return exponentials
+
+
+def swiglu(gate_up: F32) -> F32:
+    """``[T, 2F] -> [T, F]``: ``silu(gate) · up`` with the gate in the first half (Shazeer, 2020)."""
+    gate, up = np.split(gate_up, 2, axis=-1)
+    # exp overflows to infinity for gates below -88, and x / inf is the zero that silu tends to.
+    with np.errstate(over="ignore"):
+        denominator: F32 = np.exp(np.negative(gate))
+    denominator += np.float32(1.0)
+    y: F32 = gate / denominator
+    y *= up
+    return y
+
+
+def row_attention(query: F32, keys: F32, values: F32) -> F32:
+    """One token's attention: ``[H, d]`` over ``[K, S, d]`` keys and values ``-> [H · d]``.
+
+    All S positions are visible.  The shapes of the products depend on S alone, so the bits do too.
+    """
+    num_key_value_heads, _, head_dim = keys.shape
+    grouped = query.reshape(num_key_value_heads, -1, head_dim) * np.float32(head_dim**-0.5)
+    scores: F32 = np.matmul(grouped, keys.swapaxes(1, 2))
+    return _attend(scores, values).reshape(-1)
+
+
+def causal_attention(query: F32, keys: F32, values: F32, window: int | None = None) -> F32:
+    """Attention of the last T of S positions: ``[T, H, d]`` over ``[K, S, d]`` ``-> [T, H · d]``.
+
+    A token sees itself and what came before it, at most ``window`` positions in all.
+    """
+    T, H, d = query.shape
+    K, S, _ = keys.shape
+    scaled = query * np.float32(d**-0.5)
+    # [T, K, G, d] -> [K, G, T, d]: the heads that share keys become one tall matrix.
+    grouped = scaled.reshape(T, K, H // K, d).transpose(1, 2, 0, 3)
+    out = np.empty((T, K, H // K, d), dtype=np.float32)
+    for start in range(0, T, QUERY_BLOCK):
+        stop = min(start + QUERY_BLOCK, T)
+        first = 0 if window is None else max(0, S - T + start + 1 - window)
+        last = S - T + stop
+        block = grouped[:, :, start:stop].reshape(K, -1, d)
+        scores = np.matmul(block, keys[:, first:last].swapaxes(1, 2))
+        scores = scores.reshape(K, H // K, stop - start, last - first)
+        scores += _causal_mask(stop - start, last - first, window)
+        attended = _attend(scores.reshape(K, -1, last - first), values[:, first:last])
+        out[start:stop] = attended.reshape(K, H // K, stop - start, d).transpose(2, 0, 1, 3)
+    return out.reshape(T, H * d)
+
+
+def _attend(scores: F32, values: F32) -> F32:
+    """Softmax of ``scores [K, N, S]`` over S, times ``values [K, S, d]`` ``-> [K, N, d]``."""
+    weights = _shifted_exp(scores)
+    # Dividing after the product touches d numbers per query instead of S.
+    out: F32 = np.matmul(weights, values)
+    out /= weights.sum(axis=-1, keepdims=True)
+    return out
+
+
+def _shifted_exp(x: F32) -> F32:
+    """``exp(x - max)`` along the last axis: the largest is 1, so nothing overflows."""
+    shifted: F32 = x - x.max(axis=-1, keepdims=True)
+    np.exp(shifted, out=shifted)
+    return shifted
+
+
+def _causal_mask(T: int, S: int, window: int | None) -> F32:
+    """``[T, S]``: 0 where the last T of S positions may look, -inf elsewhere."""
+    distance = np.arange(S - T, S)[:, None] - np.arange(S)[None, :]
+    hidden = distance < 0
+    if window is not None:
+        hidden |= distance >= window
+    return np.where(hidden, np.float32(-np.inf), np.float32(0.0))

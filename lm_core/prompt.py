@@ -1,0 +1,68 @@
+"""From messages, text or token ids to the tokens a session should hold before it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from lm_core.language_model import LanguageModel, Messages
+
+Prompt = str | Sequence[int] | Messages
+
+
+@dataclass(frozen=True)
+class PreparedPrompt:
+    """What a session's tokens become: the first ``kept`` of the old ones, then ``added``."""
+
+    kept: int
+    added: list[int]
+    rendered: str | None
+    """The whole text, control tokens included, where a template made it."""
+
+
+def prepare_prompt(
+    language_model: LanguageModel, prompt: Prompt, tokens: Sequence[int], rendered: str | None
+) -> PreparedPrompt:
+    """Decide how ``prompt`` continues a session that holds ``tokens``, whose text is ``rendered``.
+
+    * A text is appended.
+    * Token ids are the whole context: they replace the old ones from the first difference on.
+    * Messages are the whole conversation.  Where their rendering begins with the session's text,
+      what follows is appended, so that generated ids stay as they were generated.  Otherwise the
+      rendering is tokenized anew and the longest common prefix is kept.
+
+    Raises:
+        InvalidParameter: the prompt is not Unicode, or nothing at all.
+        TemplateError: the model has no chat template, or it refuses the messages.
+    """
+    if isinstance(prompt, str):
+        if not tokens:
+            return PreparedPrompt(0, language_model.encode_text(prompt), None)
+        return PreparedPrompt(
+            len(tokens), language_model.tokenizer.encode(prompt, add_special_tokens=False), None
+        )
+    if all(isinstance(item, int) for item in prompt):
+        return _replace_from_first_difference(list(cast(Sequence[int], prompt)), tokens, None)
+    return _prepare_messages(language_model, cast(Messages, prompt), tokens, rendered)
+
+
+def _prepare_messages(
+    language_model: LanguageModel, messages: Messages, tokens: Sequence[int], rendered: str | None
+) -> PreparedPrompt:
+    text = language_model.render(messages)
+    if rendered is not None and text.startswith(rendered):
+        added = language_model.encode_rendered(text[len(rendered) :])
+        return PreparedPrompt(len(tokens), added, text)
+    return _replace_from_first_difference(language_model.encode_rendered(text), tokens, text)
+
+
+def _replace_from_first_difference(
+    ids: list[int], tokens: Sequence[int], rendered: str | None
+) -> PreparedPrompt:
+    kept = 0
+    for old, new in zip(tokens, ids, strict=False):
+        if old != new:
+            break
+        kept += 1
+    return PreparedPrompt(kept, ids[kept:], rendered)

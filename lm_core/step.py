@@ -1,0 +1,103 @@
+"""The two ways to run the layers: a chunk of one sequence, or single tokens of many.
+
+A step knows where its tokens stand, how a linear layer is applied to them, and what each may
+attend to.  :mod:`lm_core.model` is written once against it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lm_core import ops
+from lm_core.kv_cache import KVCache
+from lm_core.linear import Linear, Workspace
+from lm_core.rotary import RotaryTables
+
+F32 = npt.NDArray[np.float32]
+
+
+class Step(ABC):
+    """Positions, caches and kernels of one pass.  Room in the caches is reserved on construction."""
+
+    cos: F32
+    sin: F32
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    @abstractmethod
+    def project(self, linear: Linear, x: F32) -> F32:
+        """``[T, in] -> [T, out]`` by the kernel of this regime."""
+
+    @abstractmethod
+    def attend(self, layer: int, query: F32, keys: F32, values: F32, window: int | None) -> F32:
+        """Store ``[T, K, d]`` keys and values, then attend: ``[T, H, d] -> [T, H · d]``."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Make the new tokens part of their caches: the visible end of a pass."""
+
+
+class PrefillStep(Step):
+    """T consecutive tokens of one sequence, through GEMM."""
+
+    def __init__(
+        self, cache: KVCache, count: int, sequence_length: int, rotary: RotaryTables, workspace: Workspace
+    ) -> None:
+        super().__init__(workspace)
+        self._cache, self._start, self._stop = cache, cache.length, cache.length + count
+        cache.reserve(self._stop)
+        self.cos, self.sin = rotary.rows(self._start, self._stop, sequence_length)
+
+    def project(self, linear: Linear, x: F32) -> F32:
+        return linear.prefill(x, self._workspace)
+
+    def attend(self, layer: int, query: F32, keys: F32, values: F32, window: int | None) -> F32:
+        self._cache.write(layer, self._start, keys, values)
+        all_keys, all_values = self._cache.visible(layer, 0, self._stop)
+        return ops.causal_attention(query, all_keys, all_values, window)
+
+    def commit(self) -> None:
+        self._cache.advance(self._stop - self._start)
+
+
+class DecodeStep(Step):
+    """One token for each entry of ``caches``, through the per-row kernel.
+
+    A cache may stand there several times: its rows are consecutive tokens of one sequence, and get
+    the bits they would get one step at a time.  That is how a lost cache is rebuilt.
+    """
+
+    def __init__(self, caches: Sequence[KVCache], rotary: RotaryTables, workspace: Workspace) -> None:
+        super().__init__(workspace)
+        self._rows: list[tuple[KVCache, int]] = []
+        next_position: dict[int, int] = {}
+        for cache in caches:
+            position = next_position.get(id(cache), cache.length)
+            next_position[id(cache)] = position + 1
+            self._rows.append((cache, position))
+        for cache in caches:
+            cache.reserve(next_position[id(cache)])
+        tables = [rotary.rows(position, position + 1, position + 1) for _, position in self._rows]
+        self.cos = np.concatenate([cos for cos, _ in tables])
+        self.sin = np.concatenate([sin for _, sin in tables])
+
+    def project(self, linear: Linear, x: F32) -> F32:
+        return linear.decode(x, self._workspace)
+
+    def attend(self, layer: int, query: F32, keys: F32, values: F32, window: int | None) -> F32:
+        out = np.empty((len(query), query.shape[1] * query.shape[2]), dtype=np.float32)
+        for row, (cache, position) in enumerate(self._rows):
+            cache.write(layer, position, keys[row : row + 1], values[row : row + 1])
+            first = 0 if window is None else max(0, position + 1 - window)
+            seen_keys, seen_values = cache.visible(layer, first, position + 1)
+            out[row] = ops.row_attention(query[row], seen_keys, seen_values)
+        return out
+
+    def commit(self) -> None:
+        for cache, _ in self._rows:
+            cache.advance(1)
