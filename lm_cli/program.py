@@ -1,0 +1,81 @@
+"""Running a click command as a program: exit codes, one clean line for an error, no stack trace.
+
+====  =====================================================
+code  meaning
+====  =====================================================
+0     done
+1     failed: a model that cannot be used, a full disk, ...
+2     usage: an unknown option, a value out of range
+130   interrupted by Ctrl-C
+====  =====================================================
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from lm_core.errors import InvalidParameter, LanguageModelError
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run ``command`` as the program ``name`` and return its exit code.
+
+    Every option can also be given as an environment variable: ``story-teller --top-k`` is
+    ``STORY_TELLER_TOP_K``.
+    """
+    _never_fail_to_print()
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    prefix = name.upper().replace("-", "_")
+    debug = False
+    try:
+        with command.make_context(name, arguments, auto_envvar_prefix=prefix) as context:
+            debug = bool(context.params.get("debug"))
+            command.invoke(context)
+        return 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone, as in "story-teller | head".  Python would complain once more on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        message, code = _explain(error)
+        click.echo(f"{name}: error: {message}", err=True)
+        return code
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """One sentence for a person, and the exit code."""
+    if isinstance(error, click.UsageError):
+        return f"{error.format_message().rstrip('.')}; see --help", USAGE
+    if isinstance(error, InvalidParameter):
+        return f"{error}; see --help", USAGE
+    if isinstance(error, LanguageModelError):
+        return str(error), FAILED
+    if isinstance(error, click.ClickException):
+        return error.format_message(), FAILED
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; use a smaller model, --dtype bf16, or fewer tokens", FAILED
+    if isinstance(error, OSError):
+        return str(error), FAILED
+    return f"internal error: {type(error).__name__}: {error}; run again with --debug for the trace", FAILED
+
+
+def _never_fail_to_print() -> None:
+    """A terminal that cannot show a character shows a question mark instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        # Tests and embedders put other objects there, which have nothing to reconfigure.
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")

@@ -1,0 +1,1 @@
+"""``story-teller``: a story from a small model, written as it is made."""

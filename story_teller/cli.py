@@ -1,0 +1,113 @@
+"""The options of ``story-teller``, and one call."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from lm_cli.options import EXIT_CODES, debug_option, engine_options, sampling_options, version_option
+from lm_cli.terminal import printable
+
+HELP = f"""Write a story that begins with PROMPT ("-" reads it from stdin) and stream it to stdout.
+
+\b
+Examples:
+  story-teller
+  story-teller "The dragon was sad because"
+  story-teller -t 0                     the same story every time
+  story-teller --seed 7 -n 100          a short one, repeatable
+  echo "Tom and Lily" | story-teller -
+  story-teller --json | python -m json.tool
+
+Every option can also be set as an environment variable, as in STORY_TELLER_TOP_K=8.
+{EXIT_CODES}
+"""
+
+
+@click.command("story-teller", help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("prompt", default="Once upon a time")
+@click.option("-m", "--model-dir", "model", help="Model folder.  [default: the story model that came along]")
+@click.option(
+    "-n",
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=500,
+    show_default=True,
+    help="New tokens at most.",
+)
+@sampling_options(temperature=1.0, top_k=4, top_p=0.9)
+@engine_options()
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object instead, when the story is done."
+)
+@debug_option()
+@version_option()
+def story_teller(
+    prompt: str,
+    model: str | None,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    repetition_penalty: float,
+    seed: int | None,
+    dtype: str,
+    threads: int | None,
+    as_json: bool,
+    debug: bool,  # noqa: ARG001 - read by lm_cli.program.run
+) -> None:
+    # Imported here so that --help does not wait for NumPy.
+    from lm_core.blas import set_threads
+    from lm_core.sampler import SamplingParams
+    from story_teller.model_folder import default_model_folder
+    from story_teller.story import StoryTeller
+
+    params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+    if prompt == "-":
+        prompt = _read_stdin()
+    set_threads(threads)
+    teller = StoryTeller(default_model_folder() if model is None else Path(model), dtype)
+    if as_json:
+        story = teller.tell(prompt, params, max_tokens, write=lambda _: None)
+        report = {
+            "prompt": story.prompt,
+            "text": story.text,
+            "tokens": story.tokens,
+            "finish_reason": story.finish_reason,
+            "timings": {
+                "prompt_tokens": story.prompt_tokens,
+                "prompt_ms": story.prompt_seconds * 1e3,
+                "prompt_per_second": story.prompt_per_second,
+                "predicted_tokens": len(story.tokens),
+                "predicted_ms": story.generation_seconds * 1e3,
+                "predicted_per_second": story.generated_per_second,
+            },
+        }
+        click.echo(json.dumps(report, ensure_ascii=False))
+        return
+    teller.check(prompt)
+    _write(prompt)
+    try:
+        story = teller.tell(prompt, params, max_tokens, _write)
+    finally:
+        # Also after Ctrl-C: the shell's prompt belongs on a line of its own.
+        _write("\n")
+    click.echo("--- Performance ---", err=True)
+    click.echo(f"AVG Prompt Processing: {story.prompt_per_second:.2f} tokens/s", err=True)
+    click.echo(f"AVG Generation: {story.generated_per_second:.2f} tokens/s", err=True)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(printable(text))
+    sys.stdout.flush()
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"the prompt on stdin is not UTF-8 text: {error}") from error
