@@ -91,6 +91,15 @@ def engine_options() -> Callable[[Command], Command]:
     )
 
 
+def chat_template_option() -> Callable[[Command], Command]:
+    """``--chat-template``, for :meth:`lm_core.chat_template.ChatTemplate.chosen`."""
+    return click.option(
+        "--chat-template",
+        metavar="NAME-or-FILE",
+        help="Use this template instead of the model's own: chatml, plain, or a Jinja file.",
+    )
+
+
 def _all(options: list[Callable[[Any], Any]]) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         for option in reversed(options):

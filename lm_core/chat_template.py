@@ -41,6 +41,7 @@ FALLBACKS: Mapping[str, str] = MappingProxyType(
 )
 """Templates that a user may choose for a model that has none."""
 
+
 class MissingTemplate(TemplateError):
     """The model has no chat template; one may be chosen with :meth:`ChatTemplate.fallback`."""
 
@@ -149,6 +150,28 @@ class ChatTemplate:
                 "name", f"there is no chat template {name!r}; choose one of {', '.join(FALLBACKS)}"
             )
         return cls(FALLBACKS[name], special_tokens)
+
+    @classmethod
+    def chosen(cls, choice: str, path: str | Path) -> ChatTemplate:
+        """The template that a user chose instead of the model's own, with the model's special tokens.
+
+        Args:
+            choice: the name of a fallback, or a file with a template in Jinja.
+            path: the model folder.
+
+        Raises:
+            InvalidParameter: it is neither.
+            TemplateError: the file cannot be read, or is not a valid template.
+        """
+        folder, file = Path(path), Path(choice)
+        if choice not in FALLBACKS and not file.is_file():
+            raise InvalidParameter(
+                "chat_template",
+                f"there is no chat template {choice!r}; name a file or one of {', '.join(FALLBACKS)}",
+            )
+        special_tokens = _special_tokens(_read_json(folder / "special_tokens_map.json"))
+        special_tokens |= _special_tokens(_read_json(folder / "tokenizer_config.json"))
+        return cls(FALLBACKS[choice] if choice in FALLBACKS else _read_text(file), special_tokens)
 
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
         """The prompt text of a conversation.

@@ -7,6 +7,7 @@ and tensors that cover the file exactly, so finding a tensor afterwards is arith
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,8 @@ def _read_shards(folder: Path) -> dict[str, StoredTensor]:
             raise CheckpointError(
                 f"{SHARD_INDEX} names the shard {shard!r}; a shard must be a plain file name"
             )
-        if not (folder / shard).is_file():
+        # Not Path.is_file, which raises where the system refuses the very name.
+        if not os.path.isfile(folder / shard):
             raise ModelNotFound(
                 f"the model folder {str(folder)!r} lacks the shard {shard!r} that {SHARD_INDEX} names"
             )
@@ -138,7 +140,8 @@ def _read_header(path: Path) -> list[StoredTensor]:
     for name, entry in header.items():
         if entry["dtype"] not in _NUMPY_DTYPES:
             raise CheckpointError(
-                f"{path.name} stores {name!r} as {entry['dtype']}, which is not supported; use F32, F16 or BF16"
+                f"{path.name} stores {name!r} as {entry['dtype']}, which is not supported; "
+                "use F32, F16 or BF16"
             )
         offset = 8 + header_bytes + entry["data_offsets"][0]
         tensors.append(StoredTensor(name, entry["dtype"], tuple(entry["shape"]), path, offset))

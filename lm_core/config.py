@@ -7,7 +7,7 @@ Field names are those of Hugging Face.  Both generations of the format are read:
 from __future__ import annotations
 
 import json
-import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,9 @@ LARGEST_CONFIG_BYTES = 1 << 20
 
 MOST_LAYERS = 4096
 """Far beyond any model; keeps a damaged count from costing time before it is compared with the weights."""
+
+LARGEST_NUMBER = 1e30
+"""Far beyond any base, factor or epsilon; keeps tables of rotary angles finite."""
 
 _ARCHITECTURE_OF_MODEL_TYPE = {
     "llama": "LlamaForCausalLM",
@@ -112,7 +115,7 @@ class LlamaConfig:
             )
         activation = raw.get("hidden_act", "silu")
         if activation != "silu":
-            raise ConfigError(f"config.json has hidden_act {activation!r}; only 'silu' is supported")
+            raise ConfigError(f"config.json has hidden_act {_shown(activation)}; only 'silu' is supported")
         hidden_size = fields.count("hidden_size")
         num_attention_heads = fields.count("num_attention_heads")
         num_key_value_heads = fields.count("num_key_value_heads", default=num_attention_heads)
@@ -145,7 +148,7 @@ class LlamaConfig:
             head_dim=head_dim,
             max_position_embeddings=max_position_embeddings,
             rms_norm_eps=fields.number("rms_norm_eps", default=1e-6),
-            rope=_rope_parameters(raw, max_position_embeddings),
+            rope=_rope_parameters(raw, max_position_embeddings, head_dim),
             tie_word_embeddings=fields.flag("tie_word_embeddings"),
             qkv_bias=is_qwen2 or attention_bias,
             o_bias=attention_bias,
@@ -195,18 +198,25 @@ class _Fields:
             raise ConfigError(f"config.json has no {name}")
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= at_most:
             raise ConfigError(
-                f"config.json has {name} {value!r}; it must be a whole number from 1 to {at_most}"
+                f"config.json has {name} {_shown(value)}; it must be a whole number from 1 to {at_most}"
             )
         return value
 
-    def number(self, name: str, default: float | None = None) -> float:
+    def number(self, name: str, default: float | None = None, above: float = 0.0) -> float:
         value = self._raw.get(name)
         if value is None:
             value = default
         if value is None:
             raise ConfigError(f"config.json has no {name}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ConfigError(f"config.json has {name} {value!r}; it must be a positive number")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not above < value <= LARGEST_NUMBER
+        ):
+            raise ConfigError(
+                f"config.json has {name} {_shown(value)}; it must be a number above {above:g} "
+                f"and at most {LARGEST_NUMBER:g}"
+            )
         return float(value)
 
     def flag(self, name: str) -> bool:
@@ -214,7 +224,7 @@ class _Fields:
         if value is None:
             return False
         if not isinstance(value, bool):
-            raise ConfigError(f"config.json has {name} {value!r}; it must be true or false")
+            raise ConfigError(f"config.json has {name} {_shown(value)}; it must be true or false")
         return value
 
     def token_id(self, name: str, vocab_size: int) -> int | None:
@@ -222,7 +232,9 @@ class _Fields:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocab_size:
-            raise ConfigError(f"config.json has {name} {value!r}; it must be a token id below {vocab_size}")
+            raise ConfigError(
+                f"config.json has {name} {_shown(value)}; it must be a token id below {vocab_size}"
+            )
         return value
 
     def token_ids(self, name: str, vocab_size: int) -> tuple[int, ...]:
@@ -238,12 +250,12 @@ def _architecture(raw: Mapping[str, Any]) -> str:
     named = raw.get("architectures")
     if named is None:
         model_type = raw.get("model_type")
-        named = [_ARCHITECTURE_OF_MODEL_TYPE.get(str(model_type), f"model_type {model_type!r}")]
+        named = [_ARCHITECTURE_OF_MODEL_TYPE.get(str(model_type), f"model_type {_shown(model_type)}")]
     if not isinstance(named, list) or not named:
-        raise ConfigError(f"config.json has architectures {named!r}; it must be a list with a name")
+        raise ConfigError(f"config.json has architectures {_shown(named)}; it must be a list with a name")
     if named[0] not in SUPPORTED_ARCHITECTURES:
         raise ConfigError(
-            f"config.json names the architecture {named[0]!r}; "
+            f"config.json names the architecture {_shown(named[0])}; "
             f"supported are {', '.join(SUPPORTED_ARCHITECTURES)}"
         )
     return str(named[0])
@@ -264,13 +276,15 @@ def _sliding_windows(
         # Zero is a legal count here: every layer slides.
         full_layers = raw.get("max_window_layers", 28)
         if isinstance(full_layers, bool) or not isinstance(full_layers, int):
-            raise ConfigError(f"config.json has max_window_layers {full_layers!r}; it must be a whole number")
+            raise ConfigError(
+                f"config.json has max_window_layers {_shown(full_layers)}; it must be a whole number"
+            )
         return tuple(None if layer < full_layers else window for layer in range(num_hidden_layers))
     known = {"full_attention": None, "sliding_attention": window}
     if (
         not isinstance(layer_types, list)
         or len(layer_types) != num_hidden_layers
-        or not known.keys() >= set(layer_types)
+        or not all(isinstance(layer_type, str) and layer_type in known for layer_type in layer_types)
     ):
         raise ConfigError(
             "config.json has layer_types that do not name "
@@ -279,25 +293,28 @@ def _sliding_windows(
     return tuple(known[layer_type] for layer_type in layer_types)
 
 
-def _rope_parameters(raw: Mapping[str, Any], max_position_embeddings: int) -> RopeParameters:
+def _rope_parameters(raw: Mapping[str, Any], max_position_embeddings: int, head_dim: int) -> RopeParameters:
     """Merge ``rope_parameters``, or ``rope_theta`` with ``rope_scaling``, into one record."""
     given = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     if not isinstance(given, dict):
-        raise ConfigError(f"config.json has RoPE parameters {given!r}; they must be an object")
+        raise ConfigError(f"config.json has RoPE parameters {_shown(given)}; they must be an object")
     merged = {"rope_theta": raw.get("rope_theta"), **given}
     fields = _Fields(merged)
     rope_type = merged.get("rope_type", merged.get("type", "default"))
     if rope_type not in SUPPORTED_ROPE_TYPES:
         raise ConfigError(
-            f"config.json has the RoPE type {rope_type!r}; supported are {', '.join(SUPPORTED_ROPE_TYPES)}"
+            f"config.json has the RoPE type {_shown(rope_type)}; "
+            f"supported are {', '.join(SUPPORTED_ROPE_TYPES)}"
         )
     partial = merged.get("partial_rotary_factor", raw.get("partial_rotary_factor"))
     if partial not in (None, 1, 1.0):
-        raise ConfigError(f"config.json has partial_rotary_factor {partial!r}; only 1.0 is supported")
+        raise ConfigError(f"config.json has partial_rotary_factor {_shown(partial)}; only 1.0 is supported")
     original = fields.count("original_max_position_embeddings", default=max_position_embeddings)
-    rope_theta = fields.number("rope_theta", default=10000.0)
+    rope_theta = fields.number("rope_theta", default=10000.0, above=1.0)
     if rope_type == "default":
         return RopeParameters(rope_theta=rope_theta)
+    if rope_type == "dynamic" and head_dim == 2:
+        raise ConfigError("config.json has head_dim 2, for which dynamic RoPE is not defined")
     if rope_type == "yarn" and merged.get("factor") is None:
         merged["factor"] = max_position_embeddings / original
     factor = fields.number("factor")
@@ -319,9 +336,8 @@ def _rope_parameters(raw: Mapping[str, Any], max_position_embeddings: int) -> Ro
             rope_theta,
             factor,
             original,
-            # Zero and null both mean "the default", as in the reference implementation.
-            beta_fast=float(merged.get("beta_fast") or 32.0),
-            beta_slow=float(merged.get("beta_slow") or 1.0),
+            beta_fast=_optional_number(fields, merged, "beta_fast") or 32.0,
+            beta_slow=_optional_number(fields, merged, "beta_slow") or 1.0,
             attention_factor=_optional_number(fields, merged, "attention_factor"),
             mscale=_optional_number(fields, merged, "mscale"),
             mscale_all_dim=_optional_number(fields, merged, "mscale_all_dim"),
@@ -331,4 +347,13 @@ def _rope_parameters(raw: Mapping[str, Any], max_position_embeddings: int) -> Ro
 
 
 def _optional_number(fields: _Fields, merged: Mapping[str, Any], name: str) -> float | None:
-    return fields.number(name) if merged.get(name) else None
+    """None for null and for zero, which both mean "the default" in the reference implementation."""
+    value = merged.get(name)
+    return None if value is None or (value == 0 and not isinstance(value, bool)) else fields.number(name)
+
+
+def _shown(value: Any) -> str:
+    """A value as an error message quotes it: a damaged one may be very long, or nested very deeply."""
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxother = 80
+    return brief.repr(value)

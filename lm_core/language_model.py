@@ -33,14 +33,25 @@ class LanguageModel:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, dtype: str = "auto", template: ChatTemplate | None = None
+        cls,
+        path: str | Path,
+        dtype: str = "auto",
+        template: ChatTemplate | str | None = None,
     ) -> LanguageModel:
-        """Load ``path``.  ``template`` overrides the model's own; a model without one has None.
+        """Load ``path``.
+
+        Args:
+            path: a Hugging Face model folder.
+            dtype: as for :meth:`Llama.from_pretrained`.
+            template: instead of the model's own, also as a user spells it: the name of a fallback, or
+                a file.  Without either, the model can continue texts but not chat.
 
         Raises:
             ModelError: the folder cannot be used; the message says why.
-            InvalidParameter: ``dtype`` is unknown.
+            InvalidParameter: ``dtype`` or ``template`` is unknown.
         """
+        if isinstance(template, str):
+            template = ChatTemplate.chosen(template, path)
         llama = Llama.from_pretrained(path, dtype)
         tokenizer = Tokenizer.from_pretrained(path)
         tokenizer.check_fits(llama.config)
@@ -81,7 +92,7 @@ class LanguageModel:
         if self.template is None:
             raise TemplateError(
                 f"the model {self.name!r} has no chat template; "
-                "use a chat model, or choose a fallback template"
+                "use a chat model, or choose a template (--chat-template plain)"
             )
         return self.template.render([self._disarmed(message) for message in messages])
 

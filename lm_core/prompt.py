@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,6 +19,8 @@ class PreparedPrompt:
     added: list[int]
     rendered: str | None
     """The whole text, control tokens included, where a template made it."""
+    question: str | None
+    """The last message, or the text that was appended; None for token ids."""
 
 
 def prepare_prompt(
@@ -38,12 +40,11 @@ def prepare_prompt(
     """
     if isinstance(prompt, str):
         if not tokens:
-            return PreparedPrompt(0, language_model.encode_text(prompt), None)
-        return PreparedPrompt(
-            len(tokens), language_model.tokenizer.encode(prompt, add_special_tokens=False), None
-        )
+            return PreparedPrompt(0, language_model.encode_text(prompt), None, prompt)
+        added = language_model.tokenizer.encode(prompt, add_special_tokens=False)
+        return PreparedPrompt(len(tokens), added, None, prompt)
     if all(isinstance(item, int) for item in prompt):
-        return _replace_from_first_difference(list(cast(Sequence[int], prompt)), tokens, None)
+        return _replace_from_first_difference(list(cast(Sequence[int], prompt)), tokens, None, None)
     return _prepare_messages(language_model, cast(Messages, prompt), tokens, rendered)
 
 
@@ -51,18 +52,20 @@ def _prepare_messages(
     language_model: LanguageModel, messages: Messages, tokens: Sequence[int], rendered: str | None
 ) -> PreparedPrompt:
     text = language_model.render(messages)
+    last = messages[-1]
+    question = str(last.get("content", "")) if isinstance(last, Mapping) else None
     if rendered is not None and text.startswith(rendered):
         added = language_model.encode_rendered(text[len(rendered) :])
-        return PreparedPrompt(len(tokens), added, text)
-    return _replace_from_first_difference(language_model.encode_rendered(text), tokens, text)
+        return PreparedPrompt(len(tokens), added, text, question)
+    return _replace_from_first_difference(language_model.encode_rendered(text), tokens, text, question)
 
 
 def _replace_from_first_difference(
-    ids: list[int], tokens: Sequence[int], rendered: str | None
+    ids: list[int], tokens: Sequence[int], rendered: str | None, question: str | None
 ) -> PreparedPrompt:
     kept = 0
     for old, new in zip(tokens, ids, strict=False):
         if old != new:
             break
         kept += 1
-    return PreparedPrompt(kept, ids[kept:], rendered)
+    return PreparedPrompt(kept, ids[kept:], rendered, question)

@@ -18,7 +18,7 @@ from lm_core.errors import ContextLengthExceeded, InvalidParameter
 from lm_core.kv_cache import KVCache
 from lm_core.language_model import LanguageModel
 from lm_core.model import PREFILL_CHUNK, REPLAY_ROWS
-from lm_core.prompt import Prompt, prepare_prompt
+from lm_core.prompt import PreparedPrompt, Prompt, prepare_prompt
 from lm_core.sampler import SamplingParams
 from lm_core.schedule import Schedule, Span
 from lm_core.turn import Turn, Undo
@@ -99,9 +99,17 @@ class Session:
         turn = self.begin(prompt, params, max_new_tokens=max_new_tokens, stop=stop)
         return self._run(turn)
 
+    def prepare(self, prompt: Prompt) -> PreparedPrompt:
+        """Render and tokenize ``prompt`` for :meth:`begin`, reading the session and changing nothing.
+
+        Arguments and errors are those of :meth:`generate`, but for the length of the context.
+        """
+        rendered = self.turns[-1].rendered if self.turns else None
+        return prepare_prompt(self.language_model, prompt, self.tokens, rendered)
+
     def begin(
         self,
-        prompt: Prompt,
+        prompt: Prompt | PreparedPrompt,
         params: SamplingParams | None = None,
         *,
         max_new_tokens: int | None = None,
@@ -118,8 +126,7 @@ class Session:
             )
         if not all(stop):
             raise InvalidParameter("stop", "a stop text is empty; leave it out")
-        rendered = self.turns[-1].rendered if self.turns else None
-        prepared = prepare_prompt(self.language_model, prompt, self.tokens, rendered)
+        prepared = prompt if isinstance(prompt, PreparedPrompt) else self.prepare(prompt)
         context_length = self.language_model.llama.config.context_length
         length = prepared.kept + len(prepared.added)
         if length == 0:
@@ -139,7 +146,7 @@ class Session:
         return TurnInProgress(
             language_model=self.language_model,
             tokens=self.tokens,
-            question=_question(prompt),
+            question=prepared.question,
             rendered=prepared.rendered,
             params=params or SamplingParams(),
             end=context_length if max_new_tokens is None else min(context_length, length + max_new_tokens),
@@ -281,10 +288,3 @@ class Session:
         session = cls.from_snapshot(language_model, snapshot)
         session.restore()
         return session
-
-
-def _question(prompt: Prompt) -> str | None:
-    if isinstance(prompt, str):
-        return prompt
-    last = prompt[-1] if len(prompt) else None
-    return str(last.get("content", "")) if isinstance(last, Mapping) else None

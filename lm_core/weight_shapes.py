@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from lm_core.checkpoint import Checkpoint
 from lm_core.config import LlamaConfig
@@ -22,8 +23,8 @@ def embedding_name(checkpoint: Checkpoint, config: LlamaConfig) -> str:
     return HEAD if config.tie_word_embeddings and only_head else EMBEDDING
 
 
-def expected_shapes(config: LlamaConfig, embedding: str = EMBEDDING) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a model of this configuration, ``name -> shape``."""
+def expected_shapes(config: LlamaConfig, embedding: str = EMBEDDING) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Every tensor of a model of this configuration: names and shapes."""
     hidden, feed_forward = config.hidden_size, config.intermediate_size
     query_rows = config.num_attention_heads * config.head_dim
     key_rows = config.num_key_value_heads * config.head_dim
@@ -36,18 +37,18 @@ def expected_shapes(config: LlamaConfig, embedding: str = EMBEDDING) -> dict[str
         "mlp.up_proj": (feed_forward, hidden, config.mlp_bias),
         "mlp.down_proj": (hidden, feed_forward, config.mlp_bias),
     }
-    shapes: dict[str, tuple[int, ...]] = {embedding: (config.vocab_size, hidden), FINAL_NORM: (hidden,)}
+    yield embedding, (config.vocab_size, hidden)
+    yield FINAL_NORM, (hidden,)
     if not config.tie_word_embeddings:
-        shapes[HEAD] = (config.vocab_size, hidden)
+        yield HEAD, (config.vocab_size, hidden)
     for layer in range(config.num_hidden_layers):
         prefix = f"model.layers.{layer}."
-        shapes[prefix + "input_layernorm.weight"] = (hidden,)
-        shapes[prefix + "post_attention_layernorm.weight"] = (hidden,)
+        yield prefix + "input_layernorm.weight", (hidden,)
+        yield prefix + "post_attention_layernorm.weight", (hidden,)
         for name, (rows, columns, has_bias) in projections.items():
-            shapes[f"{prefix}{name}.weight"] = (rows, columns)
+            yield f"{prefix}{name}.weight", (rows, columns)
             if has_bias:
-                shapes[f"{prefix}{name}.bias"] = (rows,)
-    return shapes
+                yield f"{prefix}{name}.bias", (rows,)
 
 
 def check_tensors(checkpoint: Checkpoint, config: LlamaConfig) -> None:
@@ -57,11 +58,24 @@ def check_tensors(checkpoint: Checkpoint, config: LlamaConfig) -> None:
         CheckpointError: names the first missing or left-over tensor, or wrong shape.
     """
     stored = checkpoint.tensors
-    expected = expected_shapes(config, embedding_name(checkpoint, config))
-    missing = [name for name in expected if name not in stored]
-    if missing:
-        raise CheckpointError(f"the weights lack {missing[0]!r}{_and_more(missing)}; config.json asks for it")
-    _check_left_over(stored.keys() - expected.keys(), config)
+    embedding = embedding_name(checkpoint, config)
+    # Counted, not collected: a damaged configuration may ask for far more tensors than there are.
+    missing = (name for name, _ in expected_shapes(config, embedding) if name not in stored)
+    first = next(missing, None)
+    if first is not None:
+        raise CheckpointError(
+            f"the weights lack {first!r}{_and_more(sum(1 for _ in missing))}; config.json asks for it"
+        )
+    expected = dict(expected_shapes(config, embedding))
+    tied_copy = {HEAD} if config.tie_word_embeddings else set()
+    left_over = sorted(
+        name for name in stored.keys() - expected.keys() - tied_copy if not _DERIVED.fullmatch(name)
+    )
+    if left_over:
+        raise CheckpointError(
+            f"the weights hold {left_over[0]!r}{_and_more(len(left_over) - 1)}, "
+            "which config.json has no place for"
+        )
     for name, shape in expected.items():
         if stored[name].shape != shape:
             raise CheckpointError(
@@ -70,14 +84,5 @@ def check_tensors(checkpoint: Checkpoint, config: LlamaConfig) -> None:
             )
 
 
-def _check_left_over(names: set[str], config: LlamaConfig) -> None:
-    tied_copy = {HEAD} if config.tie_word_embeddings else set()
-    left_over = sorted(name for name in names - tied_copy if not _DERIVED.fullmatch(name))
-    if left_over:
-        raise CheckpointError(
-            f"the weights hold {left_over[0]!r}{_and_more(left_over)}, which config.json has no place for"
-        )
-
-
-def _and_more(names: list[str]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+def _and_more(count: int) -> str:
+    return f" and {count} more" if count else ""

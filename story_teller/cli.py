@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import click
 
@@ -29,7 +28,12 @@ Every option can also be set as an environment variable, as in STORY_TELLER_TOP_
 
 @click.command("story-teller", help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("prompt", default="Once upon a time")
-@click.option("-m", "--model-dir", "model", help="Model folder.  [default: the story model that came along]")
+@click.option(
+    "-m",
+    "--model-dir",
+    "model",
+    help="Model folder, the name of a known model, or a hub id.  [default: the story model that came along]",
+)
 @click.option(
     "-n",
     "--max-tokens",
@@ -63,14 +67,14 @@ def story_teller(
     # Imported here so that --help does not wait for NumPy.
     from lm_core.blas import set_threads
     from lm_core.sampler import SamplingParams
-    from story_teller.model_folder import default_model_folder
+    from story_teller.model_folder import story_model_folder
     from story_teller.story import StoryTeller
 
     params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     if prompt == "-":
         prompt = _read_stdin()
     set_threads(threads)
-    teller = StoryTeller(default_model_folder() if model is None else Path(model), dtype)
+    teller = StoryTeller(story_model_folder(model), dtype)
     if as_json:
         story = teller.tell(prompt, params, max_tokens, write=lambda _: None)
         report = {

@@ -1,0 +1,1 @@
+"""``chat-revert``: proves that a reverted session is the session it claims to be."""
