@@ -1,0 +1,1 @@
+"""Golden files for the tests: what ``transformers`` computes for the same checkpoints."""
