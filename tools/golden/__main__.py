@@ -31,8 +31,9 @@ STORY_TEXT = (
 STORY_STRIDE = 10
 """All logits of every tenth position are kept; of the others, the most likely token."""
 
-NARROWEST_LEAD = 1e-3
-"""A greedy token that leads by less than this could differ by rounding alone: choose another seed."""
+NARROWEST_LEAD = 4e-4
+"""Of the largest logit.  Twice what the engine's logits may differ by: an engine within its bound finds the
+same greedy tokens.  A checkpoint whose tokens lead by less needs another seed."""
 
 
 @click.command()
@@ -91,7 +92,7 @@ def write_story(folder: Path, out: Path) -> None:
 def _report(name: str, lead: float) -> None:
     click.echo(f"{name}: narrowest greedy lead {lead:.2g} of the largest logit")
     if lead < NARROWEST_LEAD:
-        raise click.ClickException(f"{name}: a greedy token leads by {lead:.2g} only; choose another seed")
+        raise click.ClickException(f"{name}: a greedy token leads by {lead:.2g} only; choose another seed or text")
 
 
 if __name__ == "__main__":
