@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import click
+from click.core import ParameterSource
 
 from lm_cli.options import (
     EXIT_CODES,
@@ -17,10 +16,6 @@ from lm_cli.options import (
     version_option,
 )
 from lm_cli.program import FAILED
-from lm_cli.terminal import printable
-
-if TYPE_CHECKING:
-    from chat_revert.proof import Check
 
 HELP = f"""Prove that reverting a session leaves it exactly as it was.
 
@@ -32,11 +27,17 @@ Examples:
   chat-revert -m models/chat
   chat-revert -m models/chat --dtype bf16 --seed 7
   chat-revert -m models/chat --turns 12 --random-reverts 5
+  chat-revert --server http://127.0.0.1:8000
   chat-revert --json | python -m json.tool
 
+Of a server, turns and seeded answers are compared; keys, values and logits do not leave it.
 Every option can also be set as an environment variable, as in CHAT_REVERT_SEED=7.
 {EXIT_CODES}
 """
+
+OF_THE_SCRIPT = ("random_reverts",)
+OF_THE_SERVER = ("api_key",)
+OF_THE_MODEL = ("model", "dtype", "threads", "turns", "random_reverts", "chat_template", "no_pull")
 
 
 @click.command("chat-revert", help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
@@ -66,6 +67,8 @@ Every option can also be set as an environment variable, as in CHAT_REVERT_SEED=
 )
 @chat_template_option()
 @click.option("--no-pull", is_flag=True, help="Fail instead of fetching a model that is not there.")
+@click.option("--server", metavar="URL", help="Prove it of the chat-server there, over HTTP.")
+@click.option("--api-key", help="The key that the server asks for; needs --server.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 @debug_option()
 @version_option()
@@ -86,52 +89,59 @@ def chat_revert(
     random_reverts: int | None,
     chat_template: str | None,
     no_pull: bool,
+    server: str | None,
+    api_key: str | None,
     as_json: bool,
     debug: bool,  # noqa: ARG001 - read by lm_cli.program.run
 ) -> None:
-    # Imported here so that --help does not wait for NumPy.
-    from chat_revert.random_script import run_script
-    from chat_revert.scene import play
-    from lm_core.blas import set_threads
-    from lm_core.language_model import LanguageModel
-    from lm_core.sampler import SamplingParams
-    from lm_models.locate import model_folder
-    from lm_models.progress import terminal_progress
+    # Imported here, as what follows is, so that --help does not wait for it.
+    from chat_revert import report
 
-    if random_reverts is not None and turns is None:
-        raise click.UsageError("--random-reverts needs --turns")
-    if random_reverts is not None and turns is not None and random_reverts > turns:
-        raise click.UsageError(f"--random-reverts is {random_reverts}, but there are only {turns} turns")
+    tell = _silent if as_json else _progress
     # Without a seed two answers could not be compared, so there is always one.
-    params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, 0 if seed is None else seed)
-    set_threads(threads)
-    folder = model_folder(model, pull=not no_pull, progress=terminal_progress())
-    language_model = LanguageModel.from_pretrained(folder, dtype, chat_template)
-    report = _silent if as_json else _progress
-    if turns is None:
-        scene = play(language_model, params, max_tokens, report)
-        blocks = {
-            "PROMPT": scene.prompt,
-            "ANSWER": scene.answer,
-            "correct PROMPT after [revertion]": scene.correct_prompt,
-            "true PROMPT after [revertion]": scene.true_prompt,
-        }
-        checks, subject = scene.checks, "the reverted session is the session that never had the second turn"
+    seed = 0 if seed is None else seed
+    if server is not None:
+        _refuse(context, OF_THE_MODEL, "cannot be used with --server")
+        from chat_cli.client import ChatClient
+        from chat_cli.records import Sampling
+        from chat_revert.remote_scene import play_on_server
+
+        sampling = Sampling(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        with ChatClient(server, api_key) as client:
+            proof = play_on_server(client, sampling, tell)
     else:
-        reverts = turns // 2 if random_reverts is None else random_reverts
-        script = run_script(language_model, params, max_tokens, turns, reverts, report)
-        blocks = {"SCRIPT": "\n".join(script.steps)}
-        checks = script.checks
-        subject = f"the session is the one that only ever took its {script.surviving_turns} surviving turns"
-    equal = all(check.equal for check in checks)
-    if as_json:
-        proof = [{"name": check.name, "equal": check.equal, "detail": check.detail} for check in checks]
-        click.echo(json.dumps({"equal": equal, "seed": params.seed, "blocks": blocks, "proof": proof}))
-    else:
-        _print_blocks(blocks)
-        _print_proof(checks, subject, equal)
-    if not equal:
+        _refuse(context, OF_THE_SERVER, "needs --server")
+        if turns is None:
+            _refuse(context, OF_THE_SCRIPT, "needs --turns")
+        elif random_reverts is not None and random_reverts > turns:
+            raise click.UsageError(f"--random-reverts is {random_reverts}, but there are only {turns} turns")
+        from chat_revert.random_script import run_script
+        from chat_revert.scene import play
+        from lm_core.blas import set_threads
+        from lm_core.language_model import LanguageModel
+        from lm_core.sampler import SamplingParams
+        from lm_models.locate import model_folder
+        from lm_models.progress import terminal_progress
+
+        params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        set_threads(threads)
+        folder = model_folder(model, pull=not no_pull, progress=terminal_progress())
+        language_model = LanguageModel.from_pretrained(folder, dtype, chat_template)
+        if turns is None:
+            proof = play(language_model, params, max_tokens, tell)
+        else:
+            reverts = turns // 2 if random_reverts is None else random_reverts
+            proof = run_script(language_model, params, max_tokens, turns, reverts, tell)
+    click.echo(report.as_json(proof, seed) if as_json else report.as_text(proof))
+    if not proof.holds:
         context.exit(FAILED)
+
+
+def _refuse(context: click.Context, names: Iterable[str], why: str) -> None:
+    """No option is accepted and ignored: of these, none may have been given."""
+    for name in names:
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{'model-dir' if name == 'model' else name.replace('_', '-')} {why}")
 
 
 def _silent(_: str) -> None:
@@ -140,17 +150,3 @@ def _silent(_: str) -> None:
 
 def _progress(text: str) -> None:
     click.echo(f"... {text}", err=True)
-
-
-def _print_blocks(blocks: dict[str, str]) -> None:
-    for title, text in blocks.items():
-        click.echo(f"{title}:\n{printable(text)}\n")
-
-
-def _print_proof(checks: Sequence[Check], subject: str, equal: bool) -> None:
-    width = max(len(check.name) for check in checks)
-    click.echo("Proof:")
-    for check in checks:
-        verdict = "equal    " if check.equal else "DIFFERENT"
-        click.echo(f"  {check.name:<{width}}  {verdict}  {check.detail}")
-    click.echo(f"Proved: {subject}." if equal else f"Failed: it is not so that {subject}.")

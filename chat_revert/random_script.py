@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from chat_revert.proof import Check, compare_last_answers, compare_sessions
+from chat_revert.comparison import compare_last_answers, compare_sessions
+from chat_revert.proof import Proof
 from lm_core.language_model import LanguageModel
 from lm_core.sampler import SamplingParams
 from lm_core.session import Session
@@ -24,15 +25,6 @@ QUESTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class RandomScript:
-    """What was done, in words, and what the comparison found."""
-
-    steps: list[str]
-    surviving_turns: int
-    checks: list[Check]
-
-
 def run_script(
     language_model: LanguageModel,
     params: SamplingParams,
@@ -40,7 +32,7 @@ def run_script(
     turns: int,
     reverts: int,
     report: Callable[[str], None] = lambda _: None,
-) -> RandomScript:
+) -> Proof:
     """Take ``turns`` turns and ``reverts`` reverts in random order, and lose the cache in between.
 
     Afterwards a fresh session takes only the turns that survived, and the two are compared.
@@ -90,7 +82,8 @@ def run_script(
         for either in (session, expected):
             _ask(either, QUESTIONS[0], params, max_tokens)
         checks.append(compare_last_answers(session, expected))
-    return RandomScript(steps, len(surviving), checks)
+    subject = f"the session is the one that only ever took its {len(surviving)} surviving turns"
+    return Proof({"SCRIPT": "\n".join(steps)}, checks, subject)
 
 
 def _ask(session: Session, question: str, params: SamplingParams, max_tokens: int) -> None:

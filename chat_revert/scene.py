@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from chat_revert.proof import Check, compare_last_answers, compare_sessions
+from chat_revert.comparison import compare_last_answers, compare_sessions
+from chat_revert.proof import Check, Proof
+from chat_revert.script import (
+    ANSWER,
+    CORRECT_PROMPT,
+    FIRST,
+    PROMPT,
+    SECOND,
+    SUBJECT,
+    THIRD,
+    TRUE_PROMPT,
+)
 from lm_core.language_model import LanguageModel
 from lm_core.sampler import SamplingParams
 from lm_core.session import Session
-
-FIRST, SECOND, THIRD = (
-    "Are apples red?",
-    "How many legs does a rabbit have?",
-    "What is the color of the sky?",
-)
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What was said, and what the comparison found."""
-
-    prompt: str
-    """The whole context in which the second question was answered."""
-    answer: str
-    correct_prompt: str
-    """The text of a session that never had the second turn."""
-    true_prompt: str
-    """The text of the session that was reverted to before it."""
-    checks: list[Check]
 
 
 def play(
@@ -36,7 +27,7 @@ def play(
     params: SamplingParams,
     max_tokens: int,
     report: Callable[[str], None] = lambda _: None,
-) -> Scene:
+) -> Proof:
     """Ask, ask, revert to 1, compare, ask; beside a session that never had the second turn.
 
     ``params.seed`` must be given: it is what makes two answers comparable.  Turn *i* uses seed + *i*.
@@ -67,7 +58,8 @@ def play(
         for session in (reverted, correct):
             ask(session, THIRD)
         checks.append(compare_last_answers(reverted, correct))
-    return Scene(prompt, answer, correct_prompt, true_prompt, checks)
+    blocks = {PROMPT: prompt, ANSWER: answer, CORRECT_PROMPT: correct_prompt, TRUE_PROMPT: true_prompt}
+    return Proof(blocks, checks, SUBJECT)
 
 
 def _check_truncation(session: Session, expected: int) -> Check:
