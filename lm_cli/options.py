@@ -23,9 +23,16 @@ def debug_option() -> Callable[[Command], Command]:
 
 
 def sampling_options(
-    temperature: float, top_k: int, top_p: float, repetition_penalty: float = 1.0
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    repetition_penalty: float | None = 1.0,
+    min_p: float | None = 0.0,
 ) -> Callable[[Command], Command]:
-    """``-t -k -p --min-p -r -s`` with a program's own defaults; their bounds are ``SamplingParams``'."""
+    """``-t -k -p --min-p -r -s`` with a program's own defaults; their bounds are ``SamplingParams``'.
+
+    A default of None leaves the choice to somebody else, such as a server.
+    """
     options = [
         click.option(
             "-t",
@@ -54,7 +61,7 @@ def sampling_options(
         click.option(
             "--min-p",
             type=float,
-            default=0.0,
+            default=min_p,
             show_default=True,
             help="Drop tokens less likely than this fraction of the most likely one.",
         ),

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import click
 
+from lm_cli.terminal import printable
 from lm_core.errors import InvalidParameter, LanguageModelError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -51,7 +52,8 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
         if debug:
             traceback.print_exc()
         message, code = _explain(error)
-        click.echo(f"{name}: error: {message}", err=True)
+        # Also where a file name with a line break, or a terminal's control characters, are part of it.
+        click.echo(f"{name}: error: {' '.join(printable(message).splitlines())}", err=True)
         return code
 
 
