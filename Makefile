@@ -1,5 +1,6 @@
-# Two commands do everything on a fresh machine with Python 3.11 or newer:
+# These commands do everything on a fresh machine with Python 3.11 or newer:
 #     make story    sets up and tells a story
+#     make chat     sets up, fetches the chat model, and opens a chat with it
 #     make test     sets up and passes the tests
 # PYTHON=python3.12 chooses an interpreter, ARGS passes options on: make story ARGS='-t 0'.
 
@@ -7,10 +8,13 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: story test check parity bench revert clean
+.PHONY: story chat test check parity bench revert pictures clean
 
 story: $(VENV)/installed
 	$(BIN)/story-teller -m models/story $(ARGS)
+
+chat: $(VENV)/installed
+	$(BIN)/python tools/chat.py $(ARGS)
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -q $(ARGS)
@@ -28,6 +32,9 @@ bench: $(VENV)/installed-bench
 
 revert: $(VENV)/installed
 	$(BIN)/chat-revert -m models/chat $(ARGS)
+
+pictures: $(VENV)/installed-test
+	PYTHONPATH=tests $(BIN)/python tools/pictures.py $(ARGS)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -8,6 +8,7 @@ import sys
 import click
 
 from lm_cli.options import EXIT_CODES, debug_option, engine_options, sampling_options, version_option
+from lm_cli.stdin import read_text
 from lm_cli.terminal import printable
 
 HELP = f"""Write a story that begins with PROMPT ("-" reads it from stdin) and stream it to stdout.
@@ -72,7 +73,7 @@ def story_teller(
 
     params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     if prompt == "-":
-        prompt = _read_stdin()
+        prompt = read_text("prompt")
     set_threads(threads)
     teller = StoryTeller(story_model_folder(model), dtype)
     if as_json:
@@ -108,10 +109,3 @@ def story_teller(
 def _write(text: str) -> None:
     sys.stdout.write(printable(text))
     sys.stdout.flush()
-
-
-def _read_stdin() -> str:
-    try:
-        return sys.stdin.buffer.read().decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise click.UsageError(f"the prompt on stdin is not UTF-8 text: {error}") from error

@@ -2,7 +2,8 @@
 
     make pictures ARGS='-m models/chat'
 
-Nothing is retouched: what a program wrote is what is drawn.  Only the line with the command is ours.
+What a program wrote is what is drawn.  The line with the command is ours, and the chat model's folder is
+called models/chat wherever it lies.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def pictures(model: str) -> None:
     """Run the programs and draw what they show."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     _draw("story-teller", *_run("story_teller", "story-teller", ["-m", "models/story", "--seed", "6"]))
-    _draw("chat-revert", *_run("chat_revert", "chat-revert", ["-m", model, "-r", "1.176", "-n", "48"]))
+    command, lines = _run("chat_revert", "chat-revert", ["-m", model, "-r", "1.176", "-n", "48"])
+    _draw("chat-revert", command.replace(model, "models/chat"), lines)
     with tempfile.TemporaryDirectory() as folder:
         options = ["-r", "1.176", "-n", "64", "--seed", "3"]
         server = ServerProcess(Path(model), Path(folder) / "sessions.db", *options)
@@ -47,7 +49,7 @@ def pictures(model: str) -> None:
             server.stop()
         for number, lines in enumerate(clients):
             _draw(f"client{number}", f"chat-cli --id user{number}", lines)
-        lines = [_dimmed_time(line) for line in server.log]
+        lines = [_dimmed_time(line.replace(model, "models/chat")) for line in server.log]
         _draw("server", " ".join(["chat-server", *options]), lines, max(map(len, lines)))
 
 
@@ -57,10 +59,7 @@ def _run(package: str, program: str, arguments: Sequence[str]) -> tuple[str, lis
         code = terminal.end(seconds=600)
         if code:
             raise click.ClickException(f"{program} ended with code {code}:\n" + "\n".join(terminal.lines))
-        # Where the model lies on this machine is of no interest to others.
-        shown = [argument for argument in arguments if not argument.startswith("/")]
-        command = " ".join([program, *shown]).replace("-m -r", "-r")
-        return command, _lines(terminal)
+        return " ".join([program, *arguments]), _lines(terminal)
 
 
 def _talk(url: str, folder: str) -> list[list[Text]]:
@@ -91,7 +90,7 @@ def _lines(terminal: Terminal) -> list[Text]:
         Text.assemble(
             *(("".join(cell.data for cell in cells), style) for style, cells in groupby(line, key=_style))
         )
-        for line in terminal.cells
+        for line in terminal.screen.cells
     ]
     for line in lines:
         line.rstrip()
