@@ -92,7 +92,7 @@ def engine_options() -> Callable[[Command], Command]:
             click.option(
                 "--threads",
                 type=click.IntRange(min=1),
-                help="Threads for BLAS.  [default: the available cores]",
+                help="Threads for BLAS.  [default: OPENBLAS_NUM_THREADS, or else the available cores]",
             ),
         ]
     )

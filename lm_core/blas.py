@@ -58,6 +58,10 @@ def _cpu_fields() -> dict[str, str]:
     return fields
 
 
+THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+"""What OpenBLAS reads when it is loaded."""
+
+
 def available_cores() -> int:
     """Cores this process may use: the affinity mask, and a container's quota where it is smaller."""
     # The affinity call is missing on some systems.
@@ -72,17 +76,22 @@ def _cgroup_quota(root: Path) -> float | None:
     try:
         quota, _, period = (root / "cpu.max").read_text().partition(" ")
         return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         pass
     try:
         granted = int((root / "cpu/cpu.cfs_quota_us").read_text())
         return None if granted < 0 else granted / int((root / "cpu/cpu.cfs_period_us").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         return None
 
 
 def set_threads(count: int | None = None) -> None:
-    """Let BLAS use ``count`` threads from now on; by default one for each available core."""
+    """Let BLAS use ``count`` threads from now on.
+
+    By default one for each available core, unless the environment has chosen already.
+    """
+    if count is None and any(os.environ.get(name) for name in THREAD_VARIABLES):
+        return
     threadpool_limits(limits=count or available_cores(), user_api="blas")
 
 

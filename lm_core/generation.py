@@ -26,7 +26,8 @@ def generate(
     again; the tokens computed are added to it.
 
     Raises:
-        InvalidParameter: the prompt is empty, or shorter than what the cache holds.
+        InvalidParameter: the prompt is empty, or shorter than what the cache holds, or not a single
+            new token is asked for.
         ContextLengthExceeded: the prompt leaves no room for a single new token.
     """
     cache = model.new_cache() if cache is None else cache
@@ -38,6 +39,8 @@ def generate(
         )
     if len(tokens) >= context_length:
         raise ContextLengthExceeded(len(tokens), context_length)
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise InvalidParameter("max_new_tokens", f"max_new_tokens is {max_new_tokens}; it must be at least 1")
     sampler = Sampler(params or SamplingParams())
     end = context_length if max_new_tokens is None else min(context_length, len(tokens) + max_new_tokens)
     while len(tokens) < end:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lm_core.chat_template import ChatTemplate
 from lm_core.errors import InvalidParameter, TemplateError
@@ -56,7 +58,9 @@ class LanguageModel:
         tokenizer = Tokenizer.from_pretrained(path)
         tokenizer.check_fits(llama.config)
         stops = stop_token_ids(path, llama.config, tokenizer)
-        return cls(Path(path).name, llama, tokenizer, template or ChatTemplate.find(path), stops)
+        # Also of "." and of "models/chat/..".
+        name = Path(os.path.abspath(path)).name
+        return cls(name, llama, tokenizer, template or ChatTemplate.find(path), stops)
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of a text that begins a sequence; an empty one is the BOS token alone.
@@ -94,24 +98,39 @@ class LanguageModel:
                 f"the model {self.name!r} has no chat template; "
                 "use a chat model, or choose a template (--chat-template plain)"
             )
-        return self.template.render([self._disarmed(message) for message in messages])
+        return self.template.render([self._disarmed_value(message) for message in messages])
 
-    def encode_rendered(self, text: str) -> list[int]:
-        """Token ids of rendered text, or of the end of one from a control token on."""
-        ids: list[int] = []
-        for piece in text.split(BREAK):
+    def encode_rendered(self, text: str, after: str | None = None) -> list[int]:
+        """Token ids of rendered text, or of the end of one that begins with ``after``."""
+        first, *others = text.split(BREAK)
+        if after is None:
+            ids = self.tokenizer.encode(first, add_special_tokens=False)
+        else:
+            ids = self.tokenizer.encode_after(self._since_control_token(after), first)
+        for piece in others:
             ids += self.tokenizer.encode(piece, add_special_tokens=False)
         return ids
 
-    def _disarmed(self, message: Mapping[str, str]) -> dict[str, str]:
+    def disarmed(self, text: str) -> str:
+        """``text`` with every control token broken, so that :meth:`encode_rendered` reads it as text."""
         control_token = self.tokenizer.special_pattern
         if control_token is None:
-            return dict(message)
-        return {
-            key: control_token.sub(
-                lambda found: f"{found[0][0]}{BREAK}{found[0][1:]}", value.replace(BREAK, "")
-            )
-            if key == "content"
-            else value
-            for key, value in message.items()
-        }
+            return text
+        return control_token.sub(lambda found: f"{found[0][0]}{BREAK}{found[0][1:]}", text.replace(BREAK, ""))
+
+    def _disarmed_value(self, value: Any) -> Any:
+        """A copy of a message, or of a part of one, with every text in it :meth:`disarmed`."""
+        if isinstance(value, str):
+            return self.disarmed(value)
+        if isinstance(value, Mapping):
+            return {key: self._disarmed_value(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._disarmed_value(item) for item in value]
+        return value
+
+    def _since_control_token(self, rendered: str) -> str:
+        """The end of ``rendered`` from its last control token on, which decides how more text is encoded."""
+        control_token, start = self.tokenizer.special_pattern, 0
+        if control_token is not None:
+            start = max((found.start() for found in control_token.finditer(rendered)), default=0)
+        return rendered[start:]

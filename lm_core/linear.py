@@ -27,9 +27,17 @@ from lm_core import bfloat16
 F32 = npt.NDArray[np.float32]
 U16 = npt.NDArray[np.uint16]
 
-TILE_BYTES = 3_500_000
-"""Float32 bytes of weights per decode tile: large enough for BLAS to use every core on it, small
-enough to be in the last-level cache when the next row of the batch needs it."""
+TILE_BYTES = 4 << 20
+"""Float32 bytes of weights per decode tile, at least: BLAS uses one core alone for a matrix-vector
+product of fewer than 460,800 weights.  At most twice as many, so that a tile is still in the
+last-level cache when the next row of the batch needs it."""
+
+THREADED_WEIGHTS = 460_800
+"""The smallest matrix of which OpenBLAS computes a matrix-vector product with several threads."""
+
+SHARED_WEIGHTS = 786_432
+"""The smallest matrix that is worth several threads: below it they save microseconds where the
+other cores are idle, and lose milliseconds, waiting for each other, where they are not."""
 
 JOINED_BYTES = 1 << 20
 """Projections of the same input are copied into one matrix up to this size: for small models a
@@ -94,7 +102,17 @@ class Linear(ABC):
 
 
 class Float32Linear(Linear):
-    """float32 weights, used in place."""
+    """float32 weights, used in place.
+
+    Parts too small for BLAS to use every core on them are multiplied as one matrix where they lie
+    close together in memory, with whatever lies between them: in published files that is the
+    output projection between keys and queries.  Its product is thrown away, but it is read with
+    all cores, and still in the cache when it is needed, two products later.
+    """
+
+    def __init__(self, parts: Sequence[npt.NDArray[Any]], bias: F32 | None) -> None:
+        super().__init__(parts, bias)
+        self._stretch = _stretch(parts)
 
     def rows(self, indices: npt.NDArray[np.int64]) -> F32:
         table: F32 = self._parts[0][0]
@@ -105,9 +123,16 @@ class Float32Linear(Linear):
             np.matmul(x, part.T, out=y[:, columns])
 
     def _multiply_rows(self, x: F32, y: F32, workspace: Workspace) -> None:  # noqa: ARG002
+        if self._stretch is not None:
+            matrix, starts = self._stretch
+            for x_row, y_row in zip(x, y, strict=True):
+                products = matrix.dot(x_row)
+                for start, (part, columns) in zip(starts, self._parts, strict=True):
+                    y_row[columns] = products[start : start + len(part)]
+            return
         for tile, columns in self._tiles:
             for x_row, y_row in zip(x, y, strict=True):
-                np.dot(tile, x_row, out=y_row[columns])
+                tile.dot(x_row, out=y_row[columns])
 
 
 class Bfloat16Linear(Linear):
@@ -149,9 +174,37 @@ def _usable(part: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return part if part.ctypes.data % 4 == 0 else part.copy()
 
 
+def _stretch(parts: Sequence[F32]) -> tuple[F32, list[int]] | None:
+    """One matrix over all parts and what lies between them, and the row at which each part starts.
+
+    None where that does not pay: the parts are large, or far from each other, or not of one file.
+    """
+    first, width = min(parts, key=_address), 4 * parts[0].shape[1]
+    starts = [(_address(part) - _address(first)) // width for part in parts]
+    rows = max(start + len(part) for start, part in zip(starts, parts, strict=True))
+    if (
+        len(parts) == 1
+        or min(part.size for part in parts) >= SHARED_WEIGHTS
+        or not SHARED_WEIGHTS <= rows * parts[0].shape[1] <= TILE_BYTES // 4
+        or any(part.base is None or part.base is not first.base for part in parts)
+        or any((_address(part) - _address(first)) % width for part in parts)
+    ):
+        return None
+    return np.lib.stride_tricks.as_strided(first, (rows, first.shape[1]), writeable=False), starts
+
+
+def _address(part: npt.NDArray[Any]) -> int:
+    return int(part.ctypes.data)
+
+
 def _tile_rows(out_features: int, in_features: int) -> list[slice]:
-    """Cut the rows of a matrix into tiles of nearly equal size, each at most ``TILE_BYTES``."""
-    tiles = max(1, -(-out_features * in_features * 4 // TILE_BYTES))
+    """Cut the rows of a matrix into tiles of nearly equal size.
+
+    From one to two ``TILE_BYTES`` each; but two for one core where more are not worth it.
+    """
+    weights = out_features * in_features
+    tiles = 2 if THREADED_WEIGHTS <= weights < SHARED_WEIGHTS else max(1, 4 * weights // TILE_BYTES)
+    tiles = min(out_features, tiles)
     bounds = [out_features * tile // tiles for tile in range(tiles + 1)]
     return [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
 

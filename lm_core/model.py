@@ -90,7 +90,7 @@ class Llama:
         before, after = cache.length, cache.length + len(ids)
         self._check_context(after)
         if len(ids) == 1:
-            logits = self.forward_batch(ids, [cache])
+            logits = self._decode(ids, [cache])
             return logits if all_positions else logits[0]
         logits = np.empty((len(ids), self.config.vocab_size) if all_positions else (0, 0), dtype=np.float32)
         try:
@@ -106,9 +106,7 @@ class Llama:
         except BaseException:
             cache.truncate(before)
             raise
-        return (
-            logits if all_positions else self._weights.lm_head.decode(hidden_states[-1:], self._workspace)[0]
-        )
+        return logits if all_positions else self._next_logits(hidden_states)
 
     def forward_batch(self, token_ids: TokenIds, caches: Sequence[KVCache]) -> F32:
         """Decode one token for each of B sequences together; each gets the bits it would get alone.
@@ -123,11 +121,7 @@ class Llama:
         ids = self._checked(token_ids)
         if len(ids) != len(caches):
             raise InvalidParameter("caches", f"there are {len(ids)} tokens for {len(caches)} caches")
-        step = DecodeStep(caches, self._rotary, self._workspace)
-        hidden_states = self._layers(ids, step)
-        logits = self._weights.lm_head.decode(hidden_states, self._workspace)
-        step.commit()
-        return logits
+        return self._decode(ids, caches)
 
     def replay(self, token_ids: TokenIds, cache: KVCache) -> F32:
         """Add tokens that were once decoded one by one, many at a time and with the same bits.
@@ -152,6 +146,14 @@ class Llama:
             raise
         return self._next_logits(hidden_states)
 
+    def _decode(self, ids: npt.NDArray[np.int64], caches: Sequence[KVCache]) -> F32:
+        """One token for each cache, through the per-row kernel: ``[B]`` ids ``-> [B, V]`` logits."""
+        step = DecodeStep(caches, self._rotary, self._workspace)
+        hidden_states = self._layers(ids, step)
+        logits = self._weights.lm_head.decode(hidden_states, self._workspace)
+        step.commit()
+        return logits
+
     def _layers(self, ids: npt.NDArray[np.int64], step: Step) -> F32:
         """``[T]`` token ids ``-> [T, D]`` final hidden states, ready for the output head."""
         config, weights = self.config, self._weights
@@ -161,7 +163,7 @@ class Llama:
         for index, layer in enumerate(weights.layers):
             normed = ops.rms_norm(hidden_states, layer.input_layernorm, eps)
             heads = step.project(layer.qkv_proj, normed).reshape(T, H + 2 * K, d)
-            rotated = ops.apply_rotary(heads[:, : H + K], step.cos, step.sin)
+            rotated = ops.apply_rotary(heads[:, : H + K], *step.rotary_factors)
             query, keys, values = rotated[:, :H], rotated[:, H:], heads[:, H + K :]
             attended = step.attend(index, query, keys, values, layer.sliding_window)
             hidden_states += step.project(layer.o_proj, attended)
@@ -190,13 +192,14 @@ class Llama:
             raise InvalidParameter("token_ids", "token_ids must be a list of at least one token id")
         if ids.dtype.kind not in "iu":
             raise InvalidParameter("token_ids", "token_ids must be whole numbers")
-        lowest, highest = int(ids.min()), int(ids.max())
-        if lowest < 0 or highest >= self.config.vocab_size:
-            wrong = lowest if lowest < 0 else highest
+        ids = ids.astype(np.int64, copy=False)
+        # As unsigned numbers, negative ids are the largest of all: one pass finds both kinds of wrong.
+        if ids.view(np.uint64).max() >= self.config.vocab_size:
+            wrong = next(int(index) for index in ids if not 0 <= index < self.config.vocab_size)
             raise InvalidParameter(
                 "token_ids", f"token id {wrong} is not in the vocabulary of {self.config.vocab_size}"
             )
-        return ids.astype(np.int64, copy=False)
+        return ids
 
     def _check_context(self, length: int) -> None:
         if length > self.config.context_length:

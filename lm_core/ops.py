@@ -18,44 +18,64 @@ QUERY_BLOCK = 256
 """Queries scored at once in :func:`causal_attention`, which bounds its memory to
 ``4 · H · QUERY_BLOCK · S`` bytes and skips most of what the causal mask would hide."""
 
+LONG_CONTEXT = 384
+"""Positions from which :func:`row_attention` scores each query by a product of its own."""
+
+_ONE = np.float32(1.0)
+
 
 def rms_norm(x: F32, weight: F32, eps: float) -> F32:
     """``[T, D] -> [T, D]``: divide each row by its root mean square (Zhang & Sennrich, 2019)."""
+    one_over_size = np.float32(1.0 / x.shape[-1])
     # vecdot is one dot product per row, so a row never meets another one's rounding.
-    mean_square = np.vecdot(x, x)
-    mean_square *= np.float32(1.0 / x.shape[-1])
-    mean_square += np.float32(eps)
-    y: F32 = x / np.sqrt(mean_square)[:, None]
+    if len(x) == 1:
+        # A row alone needs no arrays of one number: the same roundings in half the time.
+        row = x[0]
+        root = np.sqrt(np.vecdot(row, row) * one_over_size + np.float32(eps))
+        normed: F32 = row * (_ONE / root) * weight
+        return normed[None]
+    roots = np.sqrt(np.vecdot(x, x) * one_over_size + np.float32(eps))
+    y: F32 = x * (_ONE / roots)[:, None]
     y *= weight
     return y
 
 
-def apply_rotary(x: F32, cos: F32, sin: F32) -> F32:
-    """Rotate each head of ``x [T, heads, d]`` by its position's angles ``[T, d/2]``.
+def rotary_factors(cos: F32, sin: F32) -> tuple[F32, F32]:
+    """What :func:`apply_rotary` multiplies with, made once for all layers.
+
+    Cosines and sines ``[T, d/2]`` ``->`` cosines ``[T, 1, 1, d/2]`` and signed sines ``[T, 1, 2, d/2]``.
+    """
+    signed_sin = np.concatenate((-sin, sin), axis=1)
+    return cos[:, None, None], signed_sin.reshape(len(sin), 1, 2, -1)
+
+
+def apply_rotary(x: F32, cos: F32, signed_sin: F32) -> F32:
+    """Rotate each head of ``x [T, heads, d]`` by its position's :func:`rotary_factors`.
 
     Element *i* is paired with element *i + d/2*, as in the published Llama weights.
     """
     halves = x.reshape(x.shape[0], x.shape[1], 2, -1)
-    signed_sin = np.stack((-sin, sin), axis=1)
-    rotated = halves * cos[:, None, None, :]
-    rotated += halves[:, :, ::-1] * signed_sin[:, None]
+    rotated = halves * cos
+    rotated += halves[:, :, ::-1] * signed_sin
     return rotated.reshape(x.shape)
 
 
 def softmax(x: F32) -> F32:
     """``[..., N] -> [..., N]``: exponentials that sum to one along the last axis."""
-    exponentials = _shifted_exp(x)
+    # The largest exponential is 1, so nothing overflows.
+    exponentials: F32 = np.exp(x - x.max(axis=-1, keepdims=True))
     exponentials /= exponentials.sum(axis=-1, keepdims=True)
     return exponentials
 
 
 def swiglu(gate_up: F32) -> F32:
     """``[T, 2F] -> [T, F]``: ``silu(gate) · up`` with the gate in the first half (Shazeer, 2020)."""
-    gate, up = np.split(gate_up, 2, axis=-1)
+    F = gate_up.shape[-1] // 2
+    gate, up = gate_up[:, :F], gate_up[:, F:]
     # exp overflows to infinity for gates below -88, and x / inf is the zero that silu tends to.
     with np.errstate(over="ignore"):
-        denominator: F32 = np.exp(np.negative(gate))
-    denominator += np.float32(1.0)
+        denominator: F32 = np.exp(-gate)
+    denominator += _ONE
     y: F32 = gate / denominator
     y *= up
     return y
@@ -66,9 +86,17 @@ def row_attention(query: F32, keys: F32, values: F32) -> F32:
 
     All S positions are visible.  The shapes of the products depend on S alone, so the bits do too.
     """
-    num_key_value_heads, _, head_dim = keys.shape
+    num_key_value_heads, S, head_dim = keys.shape
     grouped = query.reshape(num_key_value_heads, -1, head_dim) * np.float32(head_dim**-0.5)
-    scores: F32 = np.matmul(grouped, keys.swapaxes(1, 2))
+    scores: F32
+    if S < LONG_CONTEXT:
+        scores = np.matmul(grouped, keys.swapaxes(1, 2))
+    else:
+        # GEMM would rearrange all keys for the few queries of a group; one query at a time reads them.
+        scores = np.empty((*grouped.shape[:2], S), dtype=np.float32)
+        for head_keys, queries, products in zip(keys, grouped, scores, strict=True):
+            for one, product in zip(queries, products, strict=True):
+                head_keys.dot(one, out=product)
     return _attend(scores, values).reshape(-1)
 
 
@@ -98,18 +126,13 @@ def causal_attention(query: F32, keys: F32, values: F32, window: int | None = No
 
 def _attend(scores: F32, values: F32) -> F32:
     """Softmax of ``scores [K, N, S]`` over S, times ``values [K, S, d]`` ``-> [K, N, d]``."""
-    weights = _shifted_exp(scores)
+    # In place: the scores are nobody else's.
+    weights = np.subtract(scores, scores.max(axis=-1, keepdims=True), out=scores)
+    np.exp(weights, out=weights)
     # Dividing after the product touches d numbers per query instead of S.
     out: F32 = np.matmul(weights, values)
     out /= weights.sum(axis=-1, keepdims=True)
     return out
-
-
-def _shifted_exp(x: F32) -> F32:
-    """``exp(x - max)`` along the last axis: the largest is 1, so nothing overflows."""
-    shifted: F32 = x - x.max(axis=-1, keepdims=True)
-    np.exp(shifted, out=shifted)
-    return shifted
 
 
 def _causal_mask(T: int, S: int, window: int | None) -> F32:

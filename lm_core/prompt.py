@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from lm_core.errors import InvalidParameter
 from lm_core.language_model import LanguageModel, Messages
 
 Prompt = str | Sequence[int] | Messages
@@ -35,17 +36,29 @@ def prepare_prompt(
       rendering is tokenized anew and the longest common prefix is kept.
 
     Raises:
-        InvalidParameter: the prompt is not Unicode, or nothing at all.
+        InvalidParameter: the prompt is not Unicode, or has ids that are not in the vocabulary.
         TemplateError: the model has no chat template, or it refuses the messages.
     """
     if isinstance(prompt, str):
         if not tokens:
             return PreparedPrompt(0, language_model.encode_text(prompt), None, prompt)
-        added = language_model.tokenizer.encode(prompt, add_special_tokens=False)
+        # After a line break, which merges with no word: a tokenizer's space would not be in the text.
+        added = language_model.tokenizer.encode_after("\n", prompt)
         return PreparedPrompt(len(tokens), added, None, prompt)
     if all(isinstance(item, int) for item in prompt):
-        return _replace_from_first_difference(list(cast(Sequence[int], prompt)), tokens, None, None)
+        ids = _checked_ids(cast(Sequence[int], prompt), language_model.llama.config.vocab_size)
+        return _replace_from_first_difference(ids, tokens, None, None)
     return _prepare_messages(language_model, cast(Messages, prompt), tokens, rendered)
+
+
+def _checked_ids(ids: Sequence[int], vocab_size: int) -> list[int]:
+    for index in ids:
+        if isinstance(index, bool) or not 0 <= index < vocab_size:
+            raise InvalidParameter(
+                "prompt",
+                f"the prompt has the token id {index}, which is not in the vocabulary of {vocab_size}",
+            )
+    return list(ids)
 
 
 def _prepare_messages(
@@ -55,7 +68,7 @@ def _prepare_messages(
     last = messages[-1]
     question = str(last.get("content", "")) if isinstance(last, Mapping) else None
     if rendered is not None and text.startswith(rendered):
-        added = language_model.encode_rendered(text[len(rendered) :])
+        added = language_model.encode_rendered(text[len(rendered) :], after=rendered)
         return PreparedPrompt(len(tokens), added, text, question)
     return _replace_from_first_difference(language_model.encode_rendered(text), tokens, text, question)
 

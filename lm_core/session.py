@@ -9,7 +9,7 @@ with the same bits (``doc/exactness.md``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +20,13 @@ from lm_core.language_model import LanguageModel
 from lm_core.model import PREFILL_CHUNK, REPLAY_ROWS
 from lm_core.prompt import PreparedPrompt, Prompt, prepare_prompt
 from lm_core.sampler import SamplingParams
-from lm_core.schedule import Schedule, Span
+from lm_core.schedule import Schedule
+from lm_core.snapshot import SNAPSHOT_VERSION as SNAPSHOT_VERSION
+from lm_core.snapshot import Snapshot
 from lm_core.turn import Turn, Undo
 from lm_core.turn_in_progress import GeneratedToken, TurnInProgress
 
 F32 = npt.NDArray[np.float32]
-
-SNAPSHOT_VERSION = 1
 
 
 class Session:
@@ -96,8 +96,10 @@ class Session:
             InvalidParameter, TemplateError: the prompt cannot be used.
             ContextLengthExceeded: the prompt leaves no room for an answer.
         """
-        turn = self.begin(prompt, params, max_new_tokens=max_new_tokens, stop=stop)
-        return self._run(turn)
+        generation = self._run(self.begin(prompt, params, max_new_tokens=max_new_tokens, stop=stop))
+        # Up to the first "yield": from there on, closing it undoes the turn, even before a token is made.
+        next(generation)
+        return cast(Iterator[GeneratedToken], generation)
 
     def prepare(self, prompt: Prompt) -> PreparedPrompt:
         """Render and tokenize ``prompt`` for :meth:`begin`, reading the session and changing nothing.
@@ -182,8 +184,9 @@ class Session:
         """Give a turn up: the session is as it was before it."""
         self._undo(turn.undo)
 
-    def _run(self, turn: TurnInProgress) -> Iterator[GeneratedToken]:
+    def _run(self, turn: TurnInProgress) -> Iterator[GeneratedToken | None]:
         try:
+            yield None
             while not turn.ended:
                 logits = self.compute()
                 if logits is not None:
@@ -203,10 +206,7 @@ class Session:
         Raises:
             InvalidParameter: there is no such turn.
         """
-        if isinstance(turn, bool) or not isinstance(turn, int) or not 0 <= turn < len(self.turns):
-            raise InvalidParameter(
-                "turn", f"turn is {turn!r}; the session has {len(self.turns)} turns, from 0 on"
-            )
+        self._check_turn(turn, len(self.turns) - 1)
         while len(self.turns) > turn:
             self._undo(self.turns.pop().undo)
 
@@ -216,19 +216,26 @@ class Session:
         Raises:
             InvalidParameter: there is no such turn; the number of turns means now.
         """
+        turn = len(self.turns) if turn is None else turn
+        self._check_turn(turn, len(self.turns))
         fork = Session.__new__(Session)
         fork.language_model, fork.system = self.language_model, self.system
         fork.tokens, fork.turns = self.tokens.copy(), self.turns.copy()
         fork.schedule, fork.prefill_chunk = Schedule(self.schedule.spans), self.prefill_chunk
         # A borrowed cache, so that going back copies no more than what is kept.
         fork.cache = self.cache.copy_prefix(self._cached_before(turn))
-        if turn is not None and turn != len(self.turns):
+        if turn < len(self.turns):
             fork.revert(turn)
         return fork
 
-    def _cached_before(self, turn: int | None) -> int:
-        later = self.turns[turn:] if turn is not None and turn >= 0 else []
-        return min([self.cache.length, *(taken.undo.cached_tokens for taken in later)])
+    def _check_turn(self, turn: int, last: int) -> None:
+        if isinstance(turn, bool) or not isinstance(turn, int) or not 0 <= turn <= last:
+            raise InvalidParameter(
+                "turn", f"turn is {turn!r}; the session has {len(self.turns)} turns, from 0 on"
+            )
+
+    def _cached_before(self, turn: int) -> int:
+        return min([self.cache.length, *(taken.undo.cached_tokens for taken in self.turns[turn:])])
 
     def _undo(self, undo: Undo) -> None:
         self.tokens[undo.kept_tokens :] = undo.replaced_tokens
@@ -253,33 +260,22 @@ class Session:
 
     def snapshot(self) -> dict[str, Any]:
         """Everything but the cache, as plain data that JSON can hold and a store can keep."""
-        return {
-            "version": SNAPSHOT_VERSION,
-            "system": self.system,
-            "prefill_chunk": self.prefill_chunk,
-            "tokens": self.tokens.copy(),
-            "spans": [[span.kind, span.count] for span in self.schedule.spans],
-            "turns": [turn.to_dict() for turn in self.turns],
-        }
+        return Snapshot(
+            self.system, self.prefill_chunk, self.tokens, self.schedule.spans, self.turns
+        ).to_dict()
 
     @classmethod
     def from_snapshot(cls, language_model: LanguageModel, snapshot: Mapping[str, Any]) -> Session:
         """The session of a snapshot with an empty cache, which the next turn fills.
 
         Raises:
-            InvalidParameter: the snapshot is of another version, or not one.
+            InvalidParameter: the snapshot is of another version or another model, or is damaged.
         """
-        if snapshot.get("version") != SNAPSHOT_VERSION:
-            raise InvalidParameter(
-                "snapshot",
-                f"the snapshot has version {snapshot.get('version')!r}; "
-                f"this program reads {SNAPSHOT_VERSION}",
-            )
-        session = cls(language_model, snapshot["system"])
-        session.prefill_chunk = snapshot["prefill_chunk"]
-        session.tokens = list(snapshot["tokens"])
-        session.schedule = Schedule(Span(kind, count) for kind, count in snapshot["spans"])
-        session.turns = [Turn.from_dict(turn) for turn in snapshot["turns"]]
+        read = Snapshot.from_dict(snapshot, language_model.llama.config)
+        session = cls(language_model, read.system)
+        session.prefill_chunk = read.prefill_chunk
+        session.tokens, session.turns = read.tokens, read.turns
+        session.schedule = Schedule(read.spans)
         return session
 
     @classmethod

@@ -23,8 +23,8 @@ F32 = npt.NDArray[np.float32]
 class Step(ABC):
     """Positions, caches and kernels of one pass.  Room in the caches is reserved on construction."""
 
-    cos: F32
-    sin: F32
+    rotary_factors: tuple[F32, F32]
+    """Of every token's position, see :func:`lm_core.ops.rotary_factors`."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
@@ -51,7 +51,7 @@ class PrefillStep(Step):
         super().__init__(workspace)
         self._cache, self._start, self._stop = cache, cache.length, cache.length + count
         cache.reserve(self._stop)
-        self.cos, self.sin = rotary.rows(self._start, self._stop, sequence_length)
+        self.rotary_factors = ops.rotary_factors(*rotary.rows(self._start, self._stop, sequence_length))
 
     def project(self, linear: Linear, x: F32) -> F32:
         return linear.prefill(x, self._workspace)
@@ -83,20 +83,20 @@ class DecodeStep(Step):
         for cache in caches:
             cache.reserve(next_position[id(cache)])
         tables = [rotary.rows(position, position + 1, position + 1) for _, position in self._rows]
-        self.cos = np.concatenate([cos for cos, _ in tables])
-        self.sin = np.concatenate([sin for _, sin in tables])
+        cos, sin = tables[0] if len(tables) == 1 else map(np.concatenate, zip(*tables, strict=True))
+        self.rotary_factors = ops.rotary_factors(cos, sin)
 
     def project(self, linear: Linear, x: F32) -> F32:
         return linear.decode(x, self._workspace)
 
     def attend(self, layer: int, query: F32, keys: F32, values: F32, window: int | None) -> F32:
-        out = np.empty((len(query), query.shape[1] * query.shape[2]), dtype=np.float32)
+        attended = []
         for row, (cache, position) in enumerate(self._rows):
             cache.write(layer, position, keys[row : row + 1], values[row : row + 1])
             first = 0 if window is None else max(0, position + 1 - window)
             seen_keys, seen_values = cache.visible(layer, first, position + 1)
-            out[row] = ops.row_attention(query[row], seen_keys, seen_values)
-        return out
+            attended.append(ops.row_attention(query[row], seen_keys, seen_values))
+        return attended[0][None] if len(attended) == 1 else np.stack(attended)
 
     def commit(self) -> None:
         for cache, _ in self._rows:

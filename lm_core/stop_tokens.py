@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lm_core.config import LlamaConfig, read_json_object
 from lm_core.errors import ConfigError
@@ -19,17 +20,16 @@ def stop_token_ids(path: str | Path, config: LlamaConfig, tokenizer: Tokenizer) 
         ConfigError: ``generation_config.json`` is malformed or names a token that does not exist.
     """
     folder = Path(path)
-    ids = set(config.eos_token_ids)
+    ids: list[Any] = list(config.eos_token_ids)
     if (folder / GENERATION_CONFIG).is_file():
         named = read_json_object(folder, GENERATION_CONFIG).get("eos_token_id")
         if named is not None:
-            ids = set(named if isinstance(named, list) else [named])
+            ids = named if isinstance(named, list) else [named]
     for index in ids:
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < config.vocab_size:
             raise ConfigError(
                 f"{GENERATION_CONFIG} has eos_token_id {index!r}; "
                 f"it must be a token id below {config.vocab_size}"
             )
-    if tokenizer.eos_token_id is not None:
-        ids.add(tokenizer.eos_token_id)
-    return frozenset(ids)
+    own = tokenizer.eos_token_id
+    return frozenset(ids if own is None else [*ids, own])

@@ -99,7 +99,10 @@ class TurnInProgress:
 
 
 class StopTexts:
-    """Ends a text at the first of several stop texts, and holds back what could be its beginning."""
+    """Ends a text before the first of several stop texts that is complete in it.
+
+    Holds back what could be the beginning of one.
+    """
 
     def __init__(self, stop: tuple[str, ...]) -> None:
         self._stop = stop
@@ -117,10 +120,11 @@ class StopTexts:
         if not self._stop:
             return self._show(text)
         held = self._held + text
-        ends = [found for found in (held.find(stop) for stop in self._stop) if found >= 0]
-        if ends:
+        # Of several, the one that is complete first: that does not depend on how tokens cut the text.
+        found = [(start + len(stop), start) for stop in self._stop if (start := held.find(stop)) >= 0]
+        if found:
             self.found, self._held = True, ""
-            return self._show(held[: min(ends)])
+            return self._show(held[: min(found)[1]])
         keep = max(_overlap(held, stop) for stop in self._stop)
         self._held = held[len(held) - keep :]
         return self._show(held[: len(held) - keep])

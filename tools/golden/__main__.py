@@ -92,7 +92,9 @@ def write_story(folder: Path, out: Path) -> None:
 def _report(name: str, lead: float) -> None:
     click.echo(f"{name}: narrowest greedy lead {lead:.2g} of the largest logit")
     if lead < NARROWEST_LEAD:
-        raise click.ClickException(f"{name}: a greedy token leads by {lead:.2g} only; choose another seed or text")
+        raise click.ClickException(
+            f"{name}: a greedy token leads by {lead:.2g} only; choose another seed or text"
+        )
 
 
 if __name__ == "__main__":
