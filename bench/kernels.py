@@ -1,0 +1,122 @@
+"""What the tile sizes in ``lm_core/linear.py`` rest on: ``python -m bench.kernels``.
+
+Three tables: matrix-vector products by the size of the matrix, with one thread and with all;
+a long row of weights streamed from memory in tiles, for one row and for several; and bf16 widened
+to float32, by the size of the tile, by one thread and by two at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+from lm_core import blas
+
+WIDTH = 576
+"""Columns of the matrices: those of SmolLM2-135M."""
+
+PRODUCT_ROWS = (128, 256, 512, 799, 800, 1024, 1536, 3072)
+"""OpenBLAS uses several threads from 460,800 weights on: 800 rows of 576."""
+
+TILE_ROWS = (799, 1024, 1536, 3072, 6144, 24576)
+CONVERTED_ROWS = (64, 128, 256, 512, 1024, 1536, 3072)
+STREAMED_ROWS = 98_304
+REPEATS = 7
+
+
+def seconds_of(work: Callable[[], object], least: float = 0.01) -> float:
+    """The shortest mean time of one call: what else runs on the machine only adds to it."""
+    best = float("inf")
+    for _ in range(REPEATS):
+        calls, start = 0, perf_counter()
+        while calls == 0 or perf_counter() - start < least:
+            work()
+            calls += 1
+        best = min(best, (perf_counter() - start) / calls)
+    return best
+
+
+def products(rows: Sequence[int] = PRODUCT_ROWS) -> Iterator[str]:
+    """GB/s of one product by rows of the matrix, weights in the cache."""
+    import numpy as np
+
+    for count in rows:
+        matrix, x = np.ones((count, WIDTH), np.float32), np.ones(WIDTH, np.float32)
+        y = np.empty(count, np.float32)
+        rates = []
+        for threads in (1, blas.available_cores()):
+            blas.set_threads(threads)
+            rates.append(matrix.nbytes / seconds_of(partial(matrix.dot, x, out=y)) / 1e9)
+        alone, together = rates
+        yield f"{matrix.size:9,} weights: {alone:5.0f} GB/s with one thread, {together:5.0f} GB/s with all"
+
+
+def tiles(rows: Sequence[int] = TILE_ROWS, streamed: int = STREAMED_ROWS) -> Iterator[str]:
+    """GB/s of weights used, for a matrix that no cache holds, by rows of a tile."""
+    import numpy as np
+
+    matrix = np.ones((streamed, WIDTH), np.float32)
+    for count in rows:
+        rates = []
+        for batch in (1, 8):
+            xs, ys = np.ones((batch, WIDTH), np.float32), np.empty((batch, count), np.float32)
+
+            def stream(count: int = count, xs: Any = xs, ys: Any = ys) -> None:
+                for start in range(0, streamed - count + 1, count):
+                    for x, y in zip(xs, ys, strict=True):
+                        matrix[start : start + count].dot(x, out=y)
+
+            used = matrix.nbytes // matrix.shape[0] * (streamed // count * count) * batch
+            rates.append(used / seconds_of(stream) / 1e9)
+        size = 4 * count * WIDTH / 1e6
+        yield f"tiles of {size:5.1f} MB: {rates[0]:5.0f} GB/s for one row, {rates[1]:5.0f} GB/s for eight"
+
+
+def conversions(rows: Sequence[int] = CONVERTED_ROWS, streamed: int = STREAMED_ROWS) -> Iterator[str]:
+    """Thousand million bf16 weights widened in a second, from memory, by rows of a tile."""
+    import numpy as np
+
+    pairs = np.ones((streamed, WIDTH // 2), np.uint32)
+    half, mask = streamed // 2, np.uint32(0xFFFF0000)
+
+    def widen(first: int, last: int, count: int) -> None:
+        even, odd = np.empty((2, count, WIDTH // 2), np.uint32)
+        for start in range(first, last - count + 1, count):
+            np.left_shift(pairs[start : start + count], 16, out=even)
+            np.bitwise_and(pairs[start : start + count], mask, out=odd)
+
+    with ThreadPoolExecutor(2) as pool:
+        for count in rows:
+            alone = streamed * WIDTH / seconds_of(partial(widen, 0, streamed, count)) / 1e9
+
+            def both(count: int = count) -> None:
+                halves = [pool.submit(widen, first, first + half, count) for first in (0, half)]
+                for one in halves:
+                    one.result()
+
+            together = streamed * WIDTH / seconds_of(both) / 1e9
+            size = 4 * count * WIDTH / 1e6
+            yield f"tiles of {size:5.2f} MB: {alone:5.1f} G/s by one thread, {together:5.1f} G/s by two"
+
+
+def main() -> None:
+    """Print the three tables."""
+    blas.prepare()
+    sys.stdout.write(f"{blas.describe()}\n")
+    for title, table in (
+        ("float32 matrix-vector products from the cache", products),
+        ("float32 weights streamed from memory", tiles),
+        ("bf16 widened to float32", conversions),
+    ):
+        sys.stdout.write(f"\n{title}\n")
+        for line in table():
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
