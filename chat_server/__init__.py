@@ -1,0 +1,1 @@
+"""A chat server whose sessions revert, fork and survive crashes without one bit of difference."""

@@ -1,0 +1,80 @@
+BEGIN TRANSACTION;
+CREATE TABLE chat_session (
+    key INTEGER PRIMARY KEY AUTOINCREMENT,
+    owner TEXT NOT NULL,
+    id TEXT NOT NULL,
+    tree BIGINT NOT NULL,
+    model TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    system TEXT,
+    sampling TEXT NOT NULL,
+    prefill_chunk BIGINT NOT NULL,
+    head BIGINT REFERENCES chat_turn (key),
+    version BIGINT NOT NULL,
+    parent TEXT,
+    parent_turn BIGINT,
+    UNIQUE (owner, id)
+);
+INSERT INTO "chat_session" VALUES(1,'5f2b','user0',1,'story',1774785600123457,'Be kind.','{"top_k": 7}',16,5,4294967302,NULL,NULL);
+INSERT INTO "chat_session" VALUES(2,'5f2b','fork',1,'story',1774785600123457,'Be kind.','{"top_k": 7}',16,2,8589934592,'user0',2);
+CREATE TABLE chat_store (
+    version BIGINT NOT NULL
+);
+INSERT INTO "chat_store" VALUES(1);
+CREATE TABLE chat_turn (
+    key INTEGER PRIMARY KEY AUTOINCREMENT,
+    parent BIGINT REFERENCES chat_turn (key),
+    tree BIGINT NOT NULL,
+    session BIGINT NOT NULL,
+    position BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    request_id TEXT,
+    request_hash TEXT,
+    prompt_kind TEXT NOT NULL,
+    question TEXT,
+    answer TEXT NOT NULL,
+    finish_reason TEXT NOT NULL,
+    prompt_tokens BIGINT NOT NULL,
+    cached_tokens BIGINT NOT NULL,
+    generated_tokens BIGINT NOT NULL,
+    prompt_seconds DOUBLE PRECISION NOT NULL,
+    generation_seconds DOUBLE PRECISION NOT NULL,
+    params TEXT NOT NULL,
+    kept_tokens BIGINT NOT NULL,
+    added_tokens BLOB NOT NULL,
+    kept_spans BIGINT NOT NULL,
+    added_spans BLOB NOT NULL,
+    kept_rendered BIGINT NOT NULL,
+    added_rendered TEXT,
+    tokens BIGINT NOT NULL,
+    checksum BLOB NOT NULL,
+    UNIQUE (session, request_id)
+);
+INSERT INTO "chat_turn" VALUES(1,NULL,1,1,0,1774785600123457,'r1','hash of r1','messages','Are apples red? é 🙂',' tapping tapping tape','length',33,0,6,1.68078910000986070372e-02,6.24822400004632072523e-03,'{"temperature": 0.65, "top_k": 35, "top_p": 0.55, "min_p": 0.0, "repetition_penalty": 1.0, "seed": 7}',0,X'1E0000005C0500006A0100000D030000200000002400000047000000F502000010000000C90000001E000000A10400001E0100002000000023000000130100000C070000D802000021000000DF0000008200000069000000DF000000AF00000000010000FA000000E3000000C90000001E0000008E0700008D0200008402000020000000BE020000D6070000BE020000D6070000BE02000053050000',0,X'1000000010000000FAFFFFFF',0,'<system>Be kind.
+<user>Are apples red? é 🙂
+<assistant> tapping tapping tape',39,X'8A68BFF3D78BEB8C5109DA2505D7F82B');
+INSERT INTO "chat_turn" VALUES(2,1,1,1,1,1774785600123457,NULL,NULL,'text',' And then',' enough, the juicy apples','length',41,38,6,3.02543500038154888898e-03,5.99706899993179831653e-03,'{"temperature": 0.65, "top_k": 35, "top_p": 0.55, "min_p": 0.0, "repetition_penalty": 1.0, "seed": 7}',39,X'DF0200003D0200001F0700000E0000000901000051060000130500000C070000',3,X'03000000FBFFFFFF',0,NULL,47,X'A47913833BA31224DE4C43299319EE05');
+INSERT INTO "chat_turn" VALUES(3,2,1,1,2,1774785600123457,'r2','hash of r2','messages','Why?',': "I''m so full','length',71,38,6,6.64326399964920710772e-03,4.64461100000335136428e-03,'{"temperature": 0.65, "top_k": 35, "top_p": 0.55, "min_p": 0.0, "repetition_penalty": 1.0, "seed": 7}',39,X'C90000001E000000A10400001E01000020000000DF0200003D020000C90000001E0000008E0700008D02000084020000200000001F0700000E0000000901000051060000130500000C070000C90000001E000000A10400001E010000200000002405000021000000C90000001E0000008E0700008D02000084020000200000001C000000420100002B00000085030000860100006A050000',3,X'1000000010000000FAFFFFFF',0,'<system>Be kind.
+<user>Are apples red? é 🙂
+<assistant> tapping tapping tape
+<user> And then
+<assistant> enough, the juicy apples
+<user>Why?
+<assistant>: "I''m so full',77,X'15E5D1EDA27C0707FD152284893EDB88');
+INSERT INTO "chat_turn" VALUES(4,3,1,1,3,1774785600123457,'r3','hash of r3','tokens',NULL,'icicicicicic','length',23,16,6,2.68369500008702743798e-03,5.44066899965400807559e-03,'{"temperature": 0.65, "top_k": 35, "top_p": 0.55, "min_p": 0.0, "repetition_penalty": 1.0, "seed": 7}',20,X'050000000600000007000000CC010000CC010000CC010000CC010000CC010000CC010000',1,X'07000000FBFFFFFF',0,NULL,29,X'009A1B517CDFEFA96895DC3E475BCDF5');
+INSERT INTO "chat_turn" VALUES(5,2,1,1,2,1774785600123457,'r4','hash of r4','messages','How?',': working in the wor','length',72,38,6,1.07506930007730261422e-02,5.35365899941098177805e-03,'{"temperature": 0.65, "top_k": 35, "top_p": 0.55, "min_p": 0.0, "repetition_penalty": 1.0, "seed": 7}',39,X'C90000001E000000A10400001E01000020000000DF0200003D020000C90000001E0000008E0700008D02000084020000200000001F0700000E0000000901000051060000130500000C070000C90000001E000000A10400001E010000200000002A0000004501000021000000C90000001E0000008E0700008D02000084020000200000001C0000003402000054020000410100000901000034020000',3,X'100000001000000002000000FBFFFFFF',0,'<system>Be kind.
+<user>Are apples red? é 🙂
+<assistant> tapping tapping tape
+<user> And then
+<assistant> enough, the juicy apples
+<user>How?
+<assistant>: working in the wor',78,X'AAE70E8E4FFF7C2E9A5D1BFD5280B42B');
+CREATE INDEX chat_turn_parent ON chat_turn (parent);
+CREATE INDEX chat_turn_tree ON chat_turn (tree);
+CREATE INDEX chat_session_tree ON chat_session (tree);
+CREATE INDEX chat_session_head ON chat_session (head)
+;
+DELETE FROM "sqlite_sequence";
+INSERT INTO "sqlite_sequence" VALUES('chat_session',2);
+INSERT INTO "sqlite_sequence" VALUES('chat_turn',5);
+COMMIT;

@@ -1,0 +1,86 @@
+"""The application without a network: what it says while it loads, and of its own mistakes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from chat_server.app import make_app
+from chat_server.gate import Gate, Hosts, Keys
+from chat_server.metrics import Metrics
+from chat_server.state import ServerState
+from chat_server.store import StoreBusy, StoreDamaged
+
+Ask = Callable[[httpx.AsyncClient], Awaitable[None]]
+
+
+def with_app(state: ServerState, ask: Ask) -> None:
+    """Run ``ask`` with a client of an app over ``state``."""
+    gate = Gate(make_app(state, False), Keys([]), Hosts("", ["*"]), 5.0, Metrics().request)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await gate({**scope, "state": {}}, receive, send)
+
+    async def run() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            await ask(client)
+
+    asyncio.run(run())
+
+
+class FailingService:
+    """Every listing of sessions comes to the same end."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def sessions(self, _owner: str) -> Any:
+        raise self.error
+
+
+def test_while_loading_every_route_says_so() -> None:
+    """The port answers before the model is there."""
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        health = await client.get("/health")
+        assert health.status_code == 503 and health.json()["status"] == "loading"
+        for method, path in (("GET", "/sessions"), ("POST", "/createSession"), ("PUT", "/generate/a")):
+            answer = await client.request(method, path)
+            assert answer.status_code == 503 and answer.json()["error"]["code"] == "loading"
+            assert answer.headers["retry-after"]
+        assert (await client.get("/openapi.json")).status_code == 200
+
+    with_app(ServerState(1), ask)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "logged"),
+    [
+        (ValueError("secret /etc/passwd"), 500, "server_error", True),
+        (StoreDamaged("a turn is not what was stored"), 500, "server_error", True),
+        (StoreBusy("another process holds the store"), 503, "unavailable_error", False),
+        (MemoryError(), 503, "unavailable_error", False),
+    ],
+)
+def test_mistakes_and_damage(
+    error: Exception, status: int, kind: str, logged: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client learns what it can act on, the log learns the rest, once."""
+    state = ServerState(1)
+    state.service = FailingService(error)  # type: ignore[assignment]
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        answer = await client.get("/sessions")
+        assert (answer.status_code, answer.json()["error"]["type"]) == (status, kind)
+        assert "secret" not in answer.text and "Traceback" not in answer.text
+
+    with caplog.at_level(logging.ERROR):
+        with_app(state, ask)
+    assert len(caplog.records) == logged
+    assert all(record.exc_info for record in caplog.records)
