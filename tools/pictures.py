@@ -41,7 +41,7 @@ def pictures(model: str) -> None:
     command, lines = _run("chat_revert", "chat-revert", ["-m", model, "-r", "1.176", "-n", "48"])
     _draw("chat-revert", command.replace(model, "models/chat"), lines)
     with tempfile.TemporaryDirectory() as folder:
-        options = ["-r", "1.176", "-n", "64", "--seed", "3"]
+        options = ["-n", "64", "--seed", "4"]
         server = ServerProcess(Path(model), Path(folder) / "sessions.db", *options)
         try:
             clients = _talk(server.url, folder)
