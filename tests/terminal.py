@@ -94,7 +94,7 @@ class Terminal:
             cwd=PROJECT,
             env={**kept, "PYTHONUTF8": "1", "TERM": "xterm-256color", **(environment or {})},
             start_new_session=True,
-            preexec_fn=_take_terminal,
+            preexec_fn=take_terminal,
         )
         os.close(terminal)
         self.screen = Screen(columns, rows)
@@ -215,5 +215,8 @@ class Terminal:
         os.write(self._controller, data)
 
 
-def _take_terminal() -> None:
+def take_terminal() -> None:
+    """In a new process: let its stdin be the terminal whose keys are its signals."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    # Who runs the tests in the background ignores Ctrl-C, and so would everything started from there.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

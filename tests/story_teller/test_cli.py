@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from programs import Result, run_program
 from shared_files import PROJECT, story_model
+from terminal import take_terminal
 
 from lm_core.config import LlamaConfig
 
@@ -167,7 +168,7 @@ def test_streams_to_a_terminal_and_ctrl_c_ends_it_with_130() -> None:
         stderr=terminal,
         cwd=PROJECT,
         start_new_session=True,
-        preexec_fn=_take_terminal,
+        preexec_fn=take_terminal,
     ) as process:
         os.close(terminal)
         shown = b""
@@ -183,10 +184,3 @@ def test_streams_to_a_terminal_and_ctrl_c_ends_it_with_130() -> None:
     os.close(controller)
     # It may have reached the end of its context before the key arrived.
     assert code in (130, 0) and shown.startswith(b"Once upon a time")
-
-
-def _take_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
