@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lm_cli.options import EXIT_CODES, debug_option, sampling_options, version_option
+from lm_cli.options import EXIT_CODES, debug_option, max_tokens_option, sampling_options, version_option
 from lm_cli.program import FAILED
 from lm_cli.stdin import read_text
 
@@ -47,9 +47,7 @@ own.  Every option can also be set as an environment variable, as in CHAT_CLI_ID
 )
 @click.option("--api-key", help="The key that the server asks for.")
 @click.option("--system", help="System message, if the session is new.")
-@click.option(
-    "-n", "--max-tokens", type=click.IntRange(min=1), help="New tokens at most.  [default: the server's]"
-)
+@max_tokens_option(None, "New tokens at most.  [default: the server's]")
 @sampling_options(temperature=None, top_k=None, top_p=None, min_p=None, repetition_penalty=None)
 @click.option("--stats", is_flag=True, help="Show tokens per second after each answer.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead.")

@@ -12,6 +12,7 @@ from lm_cli.options import (
     chat_template_option,
     debug_option,
     engine_options,
+    max_tokens_option,
     sampling_options,
     version_option,
 )
@@ -49,14 +50,7 @@ OF_THE_MODEL = ("model", "dtype", "threads", "turns", "random_reverts", "chat_te
     show_default=True,
     help="Model folder, the name of a known model, or a hub id; fetched where it is not there yet.",
 )
-@click.option(
-    "-n",
-    "--max-tokens",
-    type=click.IntRange(min=1),
-    default=128,
-    show_default=True,
-    help="Tokens per answer.",
-)
+@max_tokens_option(128, "Tokens per answer.")
 @sampling_options(temperature=0.65, top_k=35, top_p=0.55)
 @engine_options()
 @click.option("--turns", type=click.IntRange(min=1), help="Run a random script of this many turns instead.")

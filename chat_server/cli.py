@@ -7,7 +7,14 @@ from collections.abc import Sequence
 
 import click
 
-from lm_cli.options import EXIT_CODES, debug_option, engine_options, sampling_options, version_option
+from lm_cli.options import (
+    EXIT_CODES,
+    debug_option,
+    engine_options,
+    max_tokens_option,
+    sampling_options,
+    version_option,
+)
 
 HELP = f"""Serve chat sessions over HTTP that revert, fork and survive crashes without one bit of difference.
 
@@ -99,14 +106,7 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
     help="Bytes (or 512M, 2G) for keys and values of all sessions.  [default: a quarter of the memory]",
 )
 @click.option("--context-length", type=click.IntRange(min=2), help="Use less than the model's context.")
-@click.option(
-    "-n",
-    "--max-tokens",
-    type=click.IntRange(min=1),
-    default=128,
-    show_default=True,
-    help="New tokens of a turn, unless it says otherwise.",
-)
+@max_tokens_option(128, "New tokens of a turn, unless it says otherwise.")
 @sampling_options(temperature=0.65, top_k=35, top_p=0.55)
 @engine_options()
 @click.option(

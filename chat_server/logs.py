@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Literal
 
 LogFormat = Literal["text", "json"]
-LEVELS = ("debug", "info", "warning", "error")
 
 FIELDS = ("session", "parent", "request_id", "turn", "tokens", "method", "path", "status")
 """What an event may be about, beside its sentence."""

@@ -78,6 +78,18 @@ def sampling_options(
     return _all(options)
 
 
+def max_tokens_option(default: int | None, help_text: str) -> Callable[[Command], Command]:
+    """``-n/--max-tokens``, at least one; None leaves the number to somebody else."""
+    return click.option(
+        "-n",
+        "--max-tokens",
+        type=click.IntRange(min=1),
+        default=default,
+        show_default=default is not None,
+        help=help_text,
+    )
+
+
 def engine_options() -> Callable[[Command], Command]:
     """``--dtype --threads``."""
     return _all(

@@ -7,7 +7,14 @@ import sys
 
 import click
 
-from lm_cli.options import EXIT_CODES, debug_option, engine_options, sampling_options, version_option
+from lm_cli.options import (
+    EXIT_CODES,
+    debug_option,
+    engine_options,
+    max_tokens_option,
+    sampling_options,
+    version_option,
+)
 from lm_cli.stdin import read_text
 from lm_cli.terminal import printable
 
@@ -35,14 +42,7 @@ Every option can also be set as an environment variable, as in STORY_TELLER_TOP_
     "model",
     help="Model folder, the name of a known model, or a hub id.  [default: the story model that came along]",
 )
-@click.option(
-    "-n",
-    "--max-tokens",
-    type=click.IntRange(min=1),
-    default=500,
-    show_default=True,
-    help="New tokens at most.",
-)
+@max_tokens_option(500, "New tokens at most.")
 @sampling_options(temperature=1.0, top_k=4, top_p=0.9)
 @engine_options()
 @click.option(
