@@ -29,11 +29,13 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
     """Run ``command`` as the program ``name`` and return its exit code.
 
     Every option can also be given as an environment variable: ``story-teller --top-k`` is
-    ``STORY_TELLER_TOP_K``.
+    ``STORY_TELLER_TOP_K``, ``lm-models list --json`` is ``LM_MODELS_LIST_JSON``.
     """
+    _open_closed_streams()
     _never_fail_to_print()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     prefix = name.upper().replace("-", "_")
+    _name_variables(command, prefix)
     debug = False
     try:
         with command.make_context(name, arguments, auto_envvar_prefix=prefix) as context:
@@ -57,6 +59,20 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
         return code
 
 
+def _name_variables(command: click.Command, prefix: str) -> None:
+    """Variables are named after options as they are typed; click would name them after their parameters."""
+    for option in command.params:
+        if isinstance(option, click.Option) and option.envvar is None:
+            option.envvar = [_variable(prefix, name[2:]) for name in option.opts if name.startswith("--")]
+    if isinstance(command, click.Group):
+        for name, subcommand in command.commands.items():
+            _name_variables(subcommand, _variable(prefix, name))
+
+
+def _variable(prefix: str, name: str) -> str:
+    return f"{prefix}_{name}".replace("-", "_").upper()
+
+
 def _explain(error: Exception) -> tuple[str, int]:
     """One sentence for a person, and the exit code."""
     if isinstance(error, click.UsageError):
@@ -72,6 +88,14 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError):
         return str(error), FAILED
     return f"internal error: {type(error).__name__}: {error}; run again with --debug for the trace", FAILED
+
+
+def _open_closed_streams() -> None:
+    """A stream that was closed by who started the program, as by ``<&-``, is empty and takes everything."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # The lowest free number is the one that is missing, so that no other file gets it.
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
 
 
 def _never_fail_to_print() -> None:

@@ -8,12 +8,14 @@ import click
 
 
 def read_text(what: str) -> str:
-    """All of stdin without the line break at its end.  ``what`` it is goes into the message.
+    """All of stdin without the byte order mark and the line break around it.
+
+    ``what`` it is goes into the message.
 
     Raises:
         click.UsageError: it is not UTF-8.
     """
     try:
-        return sys.stdin.buffer.read().decode("utf-8").rstrip("\r\n")
+        return sys.stdin.buffer.read().decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise click.UsageError(f"the {what} on stdin is not UTF-8 text: {error}") from error

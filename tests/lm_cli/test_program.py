@@ -202,3 +202,42 @@ def test_a_reader_that_has_gone() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == FAILED
+
+
+def test_variables_are_named_after_options_as_they_are_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """``CHAT_CLI_JSON`` was ignored, because the option's parameter is called ``as_json``."""
+
+    @click.group()
+    def group() -> None:
+        pass
+
+    @group.command("a-list")
+    @click.option("-m", "--model-dir", "model")
+    @click.option("--json", "as_json", is_flag=True)
+    def a_list(model: str | None, as_json: bool) -> None:
+        click.echo(f"{model} {as_json}")
+
+    monkeypatch.setenv("LM_MODELS_A_LIST_JSON", "1")
+    monkeypatch.setenv("LM_MODELS_A_LIST_MODEL_DIR", "x")
+    assert run(group, "lm-models", ["a-list"]) == 0
+    assert run(group, "lm-models", ["a-list", "-m", "y"]) == 0
+    monkeypatch.setenv("LM_MODELS_A_LIST_JSON", "perhaps")
+    assert run(group, "lm-models", ["a-list"]) == USAGE
+    captured = capsys.readouterr()
+    assert captured.out == "x True\ny True\n" and "--json" in captured.err
+
+
+def test_streams_that_are_closed_are_empty_ones() -> None:
+    """A program without stdout said that it has an internal error."""
+    program = (
+        "import click, sys; from lm_cli.program import run; "
+        "f = click.command()(lambda: click.echo(sys.stdin.read() + 'said')); sys.exit(run(f, 'p', []))"
+    )
+    for redirections, out in (("<&-", "said\n"), (">&-", ""), ("2>&-", "said\n"), ("<&- >&- 2>&-", "")):
+        command = f'exec "{sys.executable}" -c "{program}" {redirections}'
+        ended = subprocess.run(
+            ["sh", "-c", command], input="", capture_output=True, text=True, cwd=PROJECT, check=False
+        )
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, out, ""), redirections
