@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,7 +192,8 @@ class Chat:
         """Write everything that was said to a file."""
         self.begin()
         history = self.conversation.history()
-        path = Path(name).expanduser()
+        # Unlike Path's, this expanduser leaves a ~ of nobody as it is.
+        path = Path(os.path.expanduser(name))
         save(history, path)
         self.display.system(f"Saved {_count(len(history.turns), 'question')} to {path}")
 

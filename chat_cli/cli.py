@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from chat_cli.display import Display
     from chat_cli.line_reader import LineReader
     from chat_cli.records import Sampling
+
+HINT_SECONDS = 0.5
+"""How long the Tab key waits for a server that does not answer."""
 
 HELP = f"""Talk to a chat-server.  With QUESTION, ask that, print the answer and leave ("-" reads it
 from stdin).  Without, read questions and commands from the terminal, or line by line from a pipe.
@@ -83,6 +88,7 @@ def chat_cli(
     from chat_cli.chat import Chat
     from chat_cli.client import ChatClient
     from chat_cli.conversation import Conversation
+    from chat_cli.keyboard import unseen_keys
     from chat_cli.loop import converse
 
     with ChatClient(url, api_key, silence=timeout) as client:
@@ -90,10 +96,16 @@ def chat_cli(
         display = _display(as_json, plain, bare=question is not None)
         if question is not None:
             text = read_text("question") if question == "-" else question
+            if not text.strip():
+                raise click.UsageError("the question is empty")
             Chat(conversation, display, stats=stats).ask(text)
             return
-        reader = _reader(client, display, as_json)
-        if not converse(Chat(conversation, display, reader.edit, stats), reader) and not reader.echoes:
+        reader = _reader(
+            partial(ChatClient, url, api_key, silence=HINT_SECONDS, patience=0), display, as_json
+        )
+        with unseen_keys(sys.stdin.fileno()) if reader.echoes else nullcontext():
+            good = converse(Chat(conversation, display, reader.edit, stats), reader)
+        if not good and not reader.echoes:
             context.exit(FAILED)
 
 
@@ -120,8 +132,11 @@ def _display(as_json: bool, plain: bool, bare: bool) -> Display:
     return TerminalDisplay(Console(highlight=False), label="" if bare else LABEL)
 
 
-def _reader(client: ChatClient, display: Display, as_json: bool) -> LineReader:
-    """A line editor where a person sits at a terminal, lines as they come elsewhere."""
+def _reader(connect: Callable[[], ChatClient], display: Display, as_json: bool) -> LineReader:
+    """A line editor where a person sits at a terminal, lines as they come elsewhere.
+
+    What the server knows and the user could mean is asked through a connection of its own.
+    """
     if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         from chat_cli.line_reader import PipedReader
 
@@ -131,11 +146,5 @@ def _reader(client: ChatClient, display: Display, as_json: bool) -> LineReader:
     from chat_cli.commands import BY_NAME, candidates
     from chat_cli.prompt_reader import PromptReader
 
-    names = list(BY_NAME)
-    try:
-        return PromptReader(
-            user_state_path("rewindlm") / "chat-cli-history", names, partial(candidates, client)
-        )
-    except OSError as error:
-        display.system(f"What you type is not remembered for the next time: {error}")
-        return PromptReader(None, names, partial(candidates, client))
+    history_file = user_state_path("rewindlm") / "chat-cli-history"
+    return PromptReader(history_file, list(BY_NAME), partial(candidates, connect), display.system)

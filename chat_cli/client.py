@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import httpx
 
+from chat_cli.address import checked_key, checked_url, is_on_this_machine
 from chat_cli.answer_stream import AnswerStream
 from chat_cli.errors import (
     ConnectionLost,
@@ -34,7 +35,6 @@ CONNECT_SECONDS = 5.0
 IDLE_CONNECTION_SECONDS = 2.0
 """Servers close idle connections after about five; a younger one is never found closed."""
 SHORTEST_WAIT, LONGEST_WAIT = 0.05, 10.0
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 class ChatClient:
@@ -71,19 +71,19 @@ class ChatClient:
             transport: another way to the server, for tests.
 
         Raises:
-            InvalidParameter: the URL or the key cannot be used.
+            InvalidParameter: the URL, the key or a proxy of the environment cannot be used.
         """
         if not silence > 0:
             raise InvalidParameter("silence", f"silence is {silence!r}; it must be above 0 seconds")
-        self.url = _checked_url(url)
+        self.url = checked_url(url)
         self._silence, self._patience = silence, patience
-        self._http = httpx.Client(
+        # A proxy of the environment is none for a server on this machine.
+        self._http = _http_client(
+            trust_env=not is_on_this_machine(self.url),
             base_url=self.url,
-            headers={"Authorization": f"Bearer {_checked_key(api_key)}"} if api_key else {},
+            headers={"Authorization": f"Bearer {checked_key(api_key)}"} if api_key else {},
             timeout=httpx.Timeout(silence, connect=min(CONNECT_SECONDS, silence)),
             limits=httpx.Limits(keepalive_expiry=IDLE_CONNECTION_SECONDS),
-            # A proxy of the environment is none for a server on this machine.
-            trust_env=httpx.URL(self.url).host not in LOOPBACK_HOSTS,
             transport=transport,
         )
 
@@ -344,7 +344,17 @@ class ChatClient:
 
 def _path(route: str, session_id: str) -> str:
     # An id with other characters is the server's to refuse, not to be taken for another path.
-    return f"/{route}/{quote(session_id, safe='@:')}"
+    return f"/{route}/{quote(session_id, safe='@:', errors='replace')}"
+
+
+def _http_client(**options: Any) -> httpx.Client:
+    try:
+        return httpx.Client(**options)
+    except (ValueError, ImportError, OSError) as error:
+        # What else the constructor reads is the environment: proxies and files of certificates.
+        raise InvalidParameter(
+            "environment", f"a proxy or certificate setting of the environment cannot be used: {error}"
+        ) from error
 
 
 def _encoded(body: Any) -> bytes:
@@ -361,22 +371,6 @@ def _decoded(response: httpx.Response) -> Any:
         return response.json()
     except ValueError as error:
         raise UnexpectedReply(f"{response.url} replied with something that is not JSON: {error}") from error
-
-
-def _checked_url(url: str) -> str:
-    try:
-        parsed = httpx.URL(url.rstrip("/"))
-    except httpx.InvalidURL as error:
-        raise InvalidParameter("url", f"the server's URL {url!r} cannot be read: {error}") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise InvalidParameter("url", f"the server's URL is {url!r}; it must look like http://127.0.0.1:8000")
-    return str(parsed)
-
-
-def _checked_key(key: str) -> str:
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise InvalidParameter("api_key", "the API key has characters that no header can carry")
-    return key
 
 
 def _token_ids(body: Any) -> list[int]:

@@ -9,6 +9,7 @@ from chat_cli.chat import Chat, Leave
 from chat_cli.client import ChatClient
 from chat_cli.errors import ChatError
 from chat_cli.sampling_settings import NAMES
+from lm_cli.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Command:
         """What follows the colon."""
         return self.usage.split()[0]
 
+    @property
+    def takes_argument(self) -> bool:
+        """Whether something may follow the name."""
+        return self.usage != self.name
+
 
 def _leave(_chat: Chat, _argument: str) -> None:
     raise Leave
@@ -36,7 +42,10 @@ def _fork(chat: Chat, argument: str) -> None:
 
 
 def _set(chat: Chat, argument: str) -> None:
-    name, _, value = argument.partition(" ")
+    name, blank, value = argument.partition(" ")
+    if "=" in name:
+        name, _, beginning = name.partition("=")
+        value = beginning + blank + value
     chat.set(name, value.strip())
 
 
@@ -45,6 +54,7 @@ def _help(chat: Chat, _argument: str) -> None:
     chat.display.system("Commands:")
     for command in COMMANDS:
         chat.display.system(f":{command.usage:{width}}  {command.help}")
+    chat.display.system(f"NAME is {', '.join(NAMES[:-1])} or {NAMES[-1]}")
     chat.display.system('"""several lines"""  or Alt-Enter; ::text asks a question that begins with a colon')
 
 
@@ -57,7 +67,7 @@ COMMANDS: Sequence[Command] = (
     Command("fork NEWID [i]", "copy the session, or what was before question i", _fork, required=True),
     Command("sessions", "list the sessions", lambda chat, _: chat.sessions()),
     Command("switch ID", "go to another session", lambda chat, rest: chat.switch(rest), required=True),
-    Command("set [NAME VALUE]", f"how answers are made: {', '.join(NAMES)}", _set),
+    Command("set [NAME VALUE]", "how answers are made, as in :set temperature 0.2", _set),
     Command(
         "system [TEXT]", "set the system message of an empty session", lambda chat, rest: chat.system(rest)
     ),
@@ -82,22 +92,25 @@ def run_command(chat: Chat, line: str) -> None:
     name, argument = (words[0].lower() if words else ""), (words[1].strip() if len(words) > 1 else "")
     command = BY_NAME.get(name)
     if command is None:
-        chat.display.system(f"Unknown command: {name}; :help shows all")
-    elif command.required and not argument:
+        unknown = f"Unknown command: {name}; " if name else ""
+        chat.display.system(f"{unknown}:help shows all")
+    elif (command.required and not argument) or (argument and not command.takes_argument):
+        # An argument is never ignored: ":remove other" must not remove this session.
         chat.display.system(f"Say it like this: :{command.usage}")
     else:
         command.run(chat, argument)
 
 
-def candidates(client: ChatClient, name: str) -> Sequence[str]:
-    """What could follow a command, for completion."""
+def candidates(connect: Callable[[], ChatClient], name: str) -> Sequence[str]:
+    """What could follow a command, for completion.  ``connect`` opens a connection that waits for nothing."""
     if name == "set":
         return NAMES
     if name == "stats":
         return ("on", "off")
     if name == "switch":
         try:
-            return [session.id for session in client.sessions()]
+            with connect() as client:
+                return [printable(session.id) for session in client.sessions()]
         except ChatError:
             # Completion is a courtesy; the command itself will say what is wrong.
             return ()

@@ -78,10 +78,18 @@ class Conversation:
         return begun
 
     def restart(self, system: str | None) -> None:
-        """Begin the session, which has no turns, anew with another system message."""
+        """Begin the session, which has no turns, anew with another system message.
+
+        Raises:
+            ChatError: the message is refused; what comes next begins the session with the old one.
+        """
         self.client.remove_session(self.id)
-        self.opened, self.system = False, system
-        self.open()
+        before, self.opened, self.system = self.system, False, system
+        try:
+            self.open()
+        except ChatError:
+            self.system = before
+            raise
 
     def fork(self, new_id: str, turn: int | None) -> SessionInfo:
         """A copy under another id; this conversation stays where it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -211,8 +212,16 @@ class JsonDisplay:
         self._line({"error": text})
 
     def _line(self, value: Any) -> None:
-        self._out.write(json.dumps(value, ensure_ascii=False) + "\n")
+        self._out.write(_UNSAFE.sub(_escaped, json.dumps(value, ensure_ascii=False)) + "\n")
         self._out.flush()
+
+
+_UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029]")
+"""What JSON may hold as it is, and a terminal or a reader of lines would act on."""
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 class _NoView:

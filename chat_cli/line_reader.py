@@ -69,6 +69,7 @@ class PipedReader:
             raise EOFError
         self._number += 1
         try:
-            return line.decode("utf-8").rstrip("\r\n")
+            # Editors of some systems put a byte order mark before the first line.
+            return line.decode("utf-8-sig" if self._number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise click.UsageError(f"line {self._number} of stdin is not UTF-8 text: {error}") from error

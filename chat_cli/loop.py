@@ -65,7 +65,7 @@ def _attempt(chat: Chat, reader: LineReader, line: str | None) -> bool:
             raise
         chat.display.error(_sentence(error))
         return False
-    except (LanguageModelError, OSError) as error:
+    except LanguageModelError as error:
         chat.display.error(_sentence(error))
         return False
     return True

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import ClassVar
+
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from rich.cells import get_character_cell_size
-from rich.console import Console
-from rich.markdown import Markdown
+from rich.console import Console, JustifyMethod
+from rich.markdown import Heading, Markdown, MarkdownElement
 from rich.segment import Segment
 
 from lm_cli.terminal import printable
@@ -17,13 +20,28 @@ NARROWEST = 8
 """Cells below which no line is made shorter."""
 
 
-def parser() -> MarkdownIt:
+class _LeftHeading(Heading):
+    LEVEL_ALIGN: ClassVar[dict[str, JustifyMethod]] = {}
+
+
+class _ChatMarkdown(Markdown):
+    """Headings begin where everything begins, also the first."""
+
+    elements: ClassVar[dict[str, type[MarkdownElement]]] = {
+        **Markdown.elements,
+        "heading_open": _LeftHeading,
+    }
+
+
+@cache
+def parser(inline: bool = True) -> MarkdownIt:
     """CommonMark with tables, in which nothing that a model wrote is hidden.
 
     HTML is shown as text, and so is ``[name]: address``, which CommonMark takes out of the text.
+    Without ``inline`` only blocks are looked for.
     """
     markdown = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
-    return markdown.disable("reference")
+    return markdown.disable(["reference"] if inline else ["reference", "inline"])
 
 
 def split(text: str) -> tuple[list[str], str]:
@@ -42,7 +60,7 @@ def split(text: str) -> tuple[list[str], str]:
 
 def _blocks(lines: list[str]) -> list[Token]:
     """The tokens that open the outermost blocks; ``map`` has the lines of each."""
-    return [token for token in parser().parse("\n".join(lines)) if token.level == 0 and token.map]
+    return [token for token in parser(inline=False).parse("\n".join(lines)) if token.level == 0 and token.map]
 
 
 def _sources(blocks: list[Token], lines: list[str]) -> list[str]:
@@ -77,8 +95,8 @@ def render(source: str, console: Console, label: str = "") -> list[Line]:
 
 
 def _render_block(source: str, console: Console, label: str) -> list[Line]:
-    markdown = Markdown("", hyperlinks=False, code_theme="ansi_dark")
-    markdown.parsed = _with_line_breaks(parser().parse(source))
+    markdown = _ChatMarkdown("", hyperlinks=False, code_theme="ansi_dark")
+    markdown.parsed = _as_in_a_chat(parser().parse(source))
     lines: list[Line] = []
     if label and not _put_first(label, markdown.parsed):
         lines.append([Segment(label.rstrip())])
@@ -104,12 +122,15 @@ def _widest(line: Line) -> int:
     return sum(get_character_cell_size(character) for segment in line for character in segment.text)
 
 
-def _with_line_breaks(tokens: list[Token]) -> list[Token]:
-    """A line break of the model's is one on the screen, as in chats and unlike in documents."""
+def _as_in_a_chat(tokens: list[Token]) -> list[Token]:
+    """A line break of the model's is one on the screen, unlike in documents; a picture is what it says."""
     for token in tokens:
         for child in token.children or []:
             if child.type == "softbreak":
                 child.type = "hardbreak"
+            elif child.type == "image":
+                child.type, child.tag, child.children = "text", "", None
+                child.content = f"![{child.content}]({child.attrs.get('src', '')})"
     return tokens
 
 

@@ -11,14 +11,18 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion, Path
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import FormattedText
-from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.history import FileHistory, History
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import Output, create_output
+from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import CompleteStyle
 
 from chat_cli.line_reader import is_open, unfenced
 
 Candidates = Callable[[str], Sequence[str]]
 """The arguments that a command could take, by the command's name."""
+Tell = Callable[[str], None]
+"""Shows a line of the program's own."""
 
 
 class PromptReader:
@@ -26,29 +30,27 @@ class PromptReader:
 
     echoes = True
 
-    def __init__(self, history_file: Path | None, commands: Sequence[str], candidates: Candidates) -> None:
-        """``history_file`` keeps what was typed; None keeps it for this run only.
-
-        Raises:
-            OSError: the file cannot be used.
-        """
-        history: History = InMemoryHistory()
-        if history_file is not None:
-            history_file.parent.mkdir(parents=True, exist_ok=True)
-            # Questions are nobody else's business.
-            history_file.touch(mode=0o600)
-            history = FileHistory(str(history_file))
+    def __init__(
+        self, history_file: Path, commands: Sequence[str], candidates: Candidates, tell: Tell
+    ) -> None:
+        """``history_file`` keeps what was typed; where it cannot, that is told, and nothing else is lost."""
+        self._tell = tell
+        self._history = _Kept(history_file)
         self._session: PromptSession[str] = PromptSession(
-            history=history,
+            history=self._history,
             completer=_CommandCompleter(commands, candidates),
             # As in a shell: below the line, without keeping room free for a menu.
             complete_style=CompleteStyle.READLINE_LIKE,
             complete_while_typing=False,
             enable_history_search=False,
+            # Ctrl-Z, as in a shell.
+            enable_suspend=True,
             multiline=Condition(lambda: is_open(get_app().current_buffer.text)),
             prompt_continuation=_continuation,
             key_bindings=_key_bindings(),
+            output=_output(),
         )
+        self._tell_of_history()
 
     def read(self, prompt: str) -> str:
         """What was typed.
@@ -56,14 +58,74 @@ class PromptReader:
         Raises:
             EOFError: Ctrl-D on an empty line.
         """
-        return unfenced(self._session.prompt(FormattedText([("bold", prompt)])))
+        return self._read(prompt, "")
 
     def edit(self, prompt: str, text: str) -> str | None:
         """``text`` as it was when Enter was pressed; empty to leave everything as it is."""
         try:
-            return unfenced(self._session.prompt(FormattedText([("bold", prompt)]), default=text))
+            return self._read(prompt, text)
         except EOFError:
             return ""
+
+    def _read(self, prompt: str, text: str) -> str:
+        typed = self._session.prompt(FormattedText([("bold", prompt)]), default=text)
+        self._tell_of_history()
+        return unfenced(typed)
+
+    def _tell_of_history(self) -> None:
+        error = self._history.new_error()
+        if error is not None:
+            self._tell(f"What you type is not remembered for the next time: {error}")
+
+
+class _Kept(History):
+    """What was typed, in memory, and in a file as long as that works."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file: FileHistory | None = None
+        self._error: OSError | None = None
+        self._earlier: list[str] = []
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Questions are nobody else's business.
+            path.touch(mode=0o600)
+            self._file = FileHistory(str(path))
+            self._earlier = list(self._file.load_history_strings())
+        except OSError as error:
+            self._give_up(error)
+
+    def load_history_strings(self) -> Iterable[str]:
+        """What earlier runs left, newest first."""
+        return self._earlier
+
+    def store_string(self, string: str) -> None:
+        """Keep a line for the next run."""
+        try:
+            if self._file is not None:
+                self._file.store_string(string)
+        except OSError as error:
+            # The question itself must not fail because of a full disk.
+            self._give_up(error)
+
+    def new_error(self) -> OSError | None:
+        """Why the file is no longer used, once."""
+        error, self._error = self._error, None
+        return error
+
+    def _give_up(self, error: OSError) -> None:
+        self._file, self._error = None, error
+
+
+def _output() -> Output:
+    """The terminal, which is not asked where its cursor is.
+
+    Nothing here needs to know, and a terminal that does not answer gets a warning between two questions.
+    """
+    output = create_output()
+    if isinstance(output, Vt100_Output):
+        output.enable_cpr = False
+    return output
 
 
 def _continuation(_width: int, _line: int, wrapped: int) -> str:

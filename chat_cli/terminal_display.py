@@ -16,7 +16,13 @@ from chat_cli.display import LABEL, AnswerView, TranscriptDisplay, Trimmed
 from chat_cli.markdown_blocks import Line, render, split
 from lm_cli.terminal import printable
 
-FRAMES_PER_SECOND = 20
+SHORTEST_FRAME = 0.05
+"""Seconds from one drawing of what is open to the next."""
+PAUSE = 4
+"""How many times as long as a drawing took the next one waits at least.
+
+A long table takes longer to draw than a token to come; the server may need the processor, too.
+"""
 
 
 class TerminalDisplay(TranscriptDisplay):
@@ -76,7 +82,7 @@ class _TerminalAnswer:
         self._label = label
         self._first = True
         self._tail = _Tail(console)
-        self._drawn_at = 0.0
+        self._next_frame = 0.0
         self._spinner = _spinner(console, label) if waiting else None
         if self._spinner is not None:
             self._spinner.start()
@@ -89,11 +95,12 @@ class _TerminalAnswer:
         self._stop_spinner()
         self._open += text
         finished, self._open = split(self._open) if "\n" in text else ([], self._open)
-        now = time.monotonic()
-        if finished or now - self._drawn_at >= 1 / FRAMES_PER_SECOND:
-            self._drawn_at = now
+        began = time.monotonic()
+        if finished or began >= self._next_frame:
             final = [line for block in finished for line in self._finished(block)]
             self._tail.redraw(final, self._rendered(self._open))
+            ended = time.monotonic()
+            self._next_frame = max(began + SHORTEST_FRAME, ended + PAUSE * (ended - began))
 
     def close(self, failed: bool = False) -> None:
         """Leave everything that came on the screen, for good."""
@@ -139,7 +146,7 @@ class _Tail:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._height = 0
+        self._drawn: list[Line] = []
 
     def redraw(self, final: list[Line], lines: list[Line]) -> None:
         """Put ``final`` in place of the tail, for good, and below it ``lines`` as the new tail.
@@ -150,14 +157,23 @@ class _Tail:
         shown = lines[-max(self._console.height - 1, 1) :]
         # One write, so that no frame shows half of it.
         with self._console:
-            if self._height:
-                self._console.control(_erasing(self._height))
+            if self._drawn:
+                self._console.control(_erasing(self._height()))
             self._console.print(_Lines(final, shown), end="")
-        self._height = len(shown)
+        self._drawn = shown
+
+    def _height(self) -> int:
+        """The rows that the tail takes now.
+
+        A terminal that was made narrower since has broken the lines that no longer fit.
+        """
+        columns = max(self._console.width, 1)
+        widths = (Segment.get_line_length(line) for line in self._drawn)
+        return sum(max(-(-width // columns), 1) for width in widths)
 
 
 def _erasing(height: int) -> Control:
-    """From the end of the last of so many lines to the beginning of the first, with nothing left."""
+    """From the end of the last of so many rows to the beginning of the first, with nothing left."""
     up = ((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2))
     return Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), *(up * (height - 1)))
 

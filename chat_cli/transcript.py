@@ -13,15 +13,27 @@ def save(history: History, path: Path) -> None:
     """Write ``history``; a name that ends in ``.json`` gets what the server sent, all others Markdown.
 
     Raises:
-        InvalidParameter: the file exists already.
-        OSError: it cannot be written.
+        InvalidParameter: the file exists already, or cannot be written.
     """
     text = as_json(history) if path.suffix.lower() == ".json" else as_markdown(history)
     try:
-        with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        file = path.open("xb")
     except FileExistsError:
         raise InvalidParameter("file", f"{path} exists already; choose another name") from None
+    except (OSError, ValueError) as error:
+        raise _cannot_write(path, error) from error
+    try:
+        with file:
+            file.write(text.encode("utf-8", errors="replace"))
+    except OSError as error:
+        # Half a conversation under that name would look like all of it.
+        path.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: Exception) -> InvalidParameter:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return InvalidParameter("file", f"{path} cannot be written: {reason}")
 
 
 def as_json(history: History) -> str:

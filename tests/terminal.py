@@ -16,7 +16,7 @@ import termios
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pyte
 from shared_files import PROJECT
@@ -113,7 +113,12 @@ class Terminal:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        os.close(self._controller)
+        self.hang_up()
+
+    @property
+    def attributes(self) -> list[Any]:
+        """How the terminal treats keys, as ``termios.tcgetattr`` has it."""
+        return termios.tcgetattr(self._controller)
 
     @property
     def text(self) -> str:
@@ -132,7 +137,10 @@ class Terminal:
 
     def type(self, text: str) -> None:
         """Press the keys of ``text``."""
-        data = text.encode()
+        self.type_bytes(text.encode())
+
+    def type_bytes(self, data: bytes) -> None:
+        """Send what no keyboard of a UTF-8 terminal would."""
         while data:
             _, writable, _ = select.select([], [self._controller], [], 0.05)
             if writable:
@@ -181,6 +189,12 @@ class Terminal:
     def interrupt(self) -> None:
         """Press Ctrl-C."""
         self.type(CTRL_C)
+
+    def hang_up(self) -> None:
+        """Close the terminal's window."""
+        if self._controller >= 0:
+            os.close(self._controller)
+        self._controller = -1
 
     def end(self, line: str | None = None, seconds: float = SECONDS) -> int:
         """Enter a line, if any, and wait for the program to leave: its exit code."""

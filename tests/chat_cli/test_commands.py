@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from chat_clients import SHORT, ChatServer, Open, run_client
 
-from chat_cli.records import Sampling
+from chat_cli import transcript
+from chat_cli.records import History, Sampling
+from lm_core.errors import InvalidParameter
 
 FEW = Sampling(max_tokens=4, temperature=0.0)
 
@@ -174,7 +176,7 @@ def test_sessions_lists_them_and_marks_the_present_one(server: ChatServer, sessi
 
 
 def test_set_changes_how_answers_are_made(server: ChatServer, session_id: str) -> None:
-    shown = say(server, session_id, ":set max-tokens 2", "One", ":set max_tokens default", ":set")
+    shown = say(server, session_id, ":set max-tokens=2", "One", ":set max_tokens default", ":set")
     assert shown[0] == "System: Settings: max_tokens 2, temperature 0.0, seed 1"
     assert shown[2:] == ["System: Settings: temperature 0.0, seed 1"] * 2
     with server.client() as client:
@@ -209,6 +211,18 @@ def test_a_system_message_stands_before_the_first_question(server: ChatServer, s
         assert client.history(f"{session_id}-2").session.system == "Be kind."
 
 
+def test_a_system_message_that_is_refused_leaves_the_session_usable(
+    server: ChatServer, session_id: str
+) -> None:
+    """Every later command tried to begin the session with the refused message."""
+    result = run_client(
+        server, ["--id", session_id, *SHORT], ":system " + "long " * 2000 + "\n:system\nOne\n"
+    )
+    assert result.err.count("\n") == 1 and "context" in result.err
+    assert "System: There is no system message" in result.out
+    assert questions(server, session_id) == ["One"]
+
+
 def test_stats_are_shown_when_wanted(server: ChatServer, session_id: str) -> None:
     shown = say(server, session_id, "One", ":stats on", "Two", ":stats", "Three", ":stats maybe")
     figures = [line for line in shown if "tokens/s" in line]
@@ -228,9 +242,36 @@ def test_save_writes_what_the_server_has_and_never_over_a_file(
         assert f"## You({number})\n\n{question}\n\n### Assistant({number})\n\n{answer.strip()}" in text
     with server.client() as client:
         assert json.loads(data.read_text(encoding="utf-8")) == client.history(session_id).session.raw
-    again = say(server, session_id, f":save {markdown}", f":save {tmp_path}/no/chat.md", code=1)
-    assert "exists already" in again[0] and "No such file" in again[1]
+    again = say(
+        server,
+        session_id,
+        *(f":save {name}" for name in (markdown, tmp_path / "no/chat.md", "~nobody/x")),
+        code=1,
+    )
+    assert "exists already" in again[0] and all("No such file" in line for line in again[1:])
     assert markdown.read_text(encoding="utf-8") == text
+
+
+def test_half_a_conversation_is_not_left_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(_text: str, *_arguments: object, **_options: object) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    class Full(str):
+        encode = full  # type: ignore[assignment]
+
+    monkeypatch.setattr(transcript, "as_markdown", lambda _history: Full("half"))
+    with pytest.raises(InvalidParameter, match="cannot be written: No space left"):
+        transcript.save(History(session=None, turns=()), tmp_path / "chat.md")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("three_turns")
+def test_an_argument_is_never_ignored(server: ChatServer, session_id: str) -> None:
+    """``:remove other`` removed the session that one was in, ``:undo 2`` took one question back."""
+    lines = ["history 1", "undo 2", "regen 1", "sessions x", "remove other", "help undo", "exit now"]
+    shown = say(server, session_id, *(f":{line}" for line in lines))
+    assert shown == [f"System: Say it like this: :{line.split()[0]}" for line in lines]
+    assert questions(server, session_id) == ["One", "Two", "Three"]
 
 
 def test_help_names_every_command_and_an_unknown_one_is_told(server: ChatServer, session_id: str) -> None:
@@ -238,5 +279,6 @@ def test_help_names_every_command_and_an_unknown_one_is_told(server: ChatServer,
     shown = "\n".join(say(server, session_id, ":help"))
     assert all(f"System: :{name}" in shown for name in names.split())
     assert say(server, session_id, ":bogus 1") == ["System: Unknown command: bogus; :help shows all"]
+    assert say(server, session_id, ":", ": ") == ["System: :help shows all"] * 2
     say(server, session_id, "::smile")
     assert questions(server, session_id) == [":smile"]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from chat_clients import SHORT, ChatServer, run_client
 from programs import run_program
+from shared_files import PROJECT
+
+from chat_cli.display import JsonDisplay
 
 
 def test_one_question_prints_the_answer_alone(server: ChatServer, session_id: str) -> None:
@@ -55,7 +62,8 @@ def test_stats_of_one_question_go_to_stderr(server: ChatServer, session_id: str)
 def test_sampling_options_are_those_of_the_request(server: ChatServer, session_id: str) -> None:
     run_client(server, ["--id", session_id, "-n", "3", "One"])
     environment = {"CHAT_CLI_ID": session_id, "CHAT_CLI_URL": server.url, "CHAT_CLI_MAX_TOKENS": "2"}
-    run_program("chat_cli", ["Two"], environment=environment)
+    two = run_program("chat_cli", ["Two"], environment={**environment, "CHAT_CLI_JSON": "1"})
+    assert json.loads(two.out)["turn"] == 1
     with server.client() as client:
         assert [turn.usage.completion_tokens for turn in client.history(session_id).turns] == [3, 2]
 
@@ -65,9 +73,64 @@ def test_no_control_sequence_in_a_pipe(server: ChatServer, session_id: str) -> N
     assert "You: [31mred" in result.out and "\x1b" not in result.out + result.err and "\x07" not in result.out
 
 
+def test_json_holds_nothing_that_a_terminal_or_a_reader_of_lines_acts_on() -> None:
+    """JSON allows C1 controls, which terminals obey, and the line breaks that only Unicode knows."""
+    out = io.StringIO()
+    text = "\x1b[31m \x9b2J \x7f \x85 \u2028 \u2029 你好"
+    JsonDisplay(out).system(text)
+    (line,) = out.getvalue().splitlines()
+    assert json.loads(line) == {"system": text} and "你好" in line
+    assert not re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029]", line)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(server: ChatServer, session_id: str) -> None:
+    run_client(server, ["--id", session_id, *SHORT], "\ufeffOne\r\n:history\r\n\ufeffTwo\r\n")
+    run_client(server, ["--id", session_id, *SHORT, "-"], "\ufeffThree\r\n")
+    with server.client() as client:
+        questions = [turn.user for turn in client.history(session_id).turns]
+    assert questions == ["One", "\ufeffTwo", "Three"]
+
+
+@pytest.mark.parametrize("options", [[], ["One"], ["--json"]])
+def test_a_reader_that_has_gone_ends_the_client_without_a_word(
+    server: ChatServer, session_id: str, options: list[str]
+) -> None:
+    run_client(server, ["--id", session_id, *SHORT, "Before"])
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as out:
+        ended = subprocess.run(
+            [sys.executable, "-m", "chat_cli", "-u", server.url, "--id", session_id, *SHORT, *options],
+            input=b"One\nTwo\nThree\n",
+            stdout=out,
+            stderr=subprocess.PIPE,
+            cwd=PROJECT,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (1, b"")
+    with server.client() as client:
+        assert len(client.history(session_id).turns) <= 2
+
+
+def test_closed_streams_are_empty_ones(server: ChatServer, session_id: str) -> None:
+    command = f"{sys.executable} -m chat_cli -u {server.url} --id {session_id} {' '.join(SHORT)}"
+    for redirections in ("<&-", '"One" >&-', '"Two" <&- >&- 2>&-'):
+        ended = subprocess.run(
+            ["sh", "-c", f"{command} {redirections}"], capture_output=True, cwd=PROJECT, check=False
+        )
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b""), redirections
+    with server.client() as client:
+        assert [turn.user for turn in client.history(session_id).turns] == ["One", "Two"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        ([""], 2, ["the question is empty"]),
+        ([" \n"], 2, ["the question is empty"]),
+        (["-"], 2, ["the question is empty"]),
+        (["-u", "http://..", "x"], 2, ["http://.."]),
+        (["-u", "http://host?x=1", "x"], 2, ["http://host?x=1"]),
         (["-u", "localhost:8000", "x"], 2, ["http://127.0.0.1:8000"]),
         (["-u", "ftp://a", "x"], 2, ["ftp://a"]),
         (["-u", "http://host:port", "x"], 2, ["http://host:port"]),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chat_clients import SHORT, ChatServer, Open
 from rich.console import Console
 from terminal import CTRL_D, ENTER, UP, Screen
 
+from chat_cli import terminal_display
+from chat_cli.markdown_blocks import render
 from chat_cli.terminal_display import TerminalDisplay
 
 CHINESE = "你好，世界！苹果是红色的吗？"
@@ -176,6 +179,63 @@ def test_markdown_is_shown_once_and_wholly_however_it_arrives(columns: int, rows
     assert at_once[-1] == "System: end"
     for piece in (1, 7):
         assert show(MARKDOWN, piece, columns, rows).lines == at_once
+
+
+def test_a_picture_is_text_where_it_stands() -> None:
+    """It came first, and the line that it was in lost its end."""
+    text = "word " * 12 + "![a red apple](apple.png) and " + "more " * 12
+    assert " ".join(show(text, 3, 60, 24).lines) == "Assistant: " + text.strip() + " System: end"
+
+
+def test_a_heading_begins_where_everything_begins() -> None:
+    assert show("Hi\n\n# One\n\n## Two\n", 1, 60, 24).lines == [
+        "Assistant: Hi",
+        *("", "One"),
+        *("", "Two"),
+        "System: end",
+    ]
+
+
+def test_a_terminal_that_is_made_narrower_shows_every_line_once() -> None:
+    """The rows that a terminal breaks the open lines into were left there, and drawn once more below."""
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=80, height=24, color_system=None)
+    display = TerminalDisplay(console)
+    words = [f"word{number}" for number in range(40)]
+    with display.answer() as view:
+        view.push(" ".join(words[:30]))
+        wide = Screen(80, 24)
+        wide.feed(written.getvalue().replace("\n", "\r\n"))
+        # What a terminal does: it breaks its lines again, and tells the program.
+        narrow = Screen(30, 24)
+        narrow.feed("\r\n".join(wide.lines))
+        console.width = 30
+        written.truncate(0)
+        view.push(" " + " ".join(words[30:]))
+    narrow.feed(written.getvalue().replace("\n", "\r\n"))
+    assert " ".join(narrow.lines).split() == ["Assistant:", *words]
+    assert max(map(len, narrow.lines)) <= 30
+
+
+def test_drawing_a_long_block_leaves_time_for_other_things(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each token drew all of a long table again, which took far longer than the token."""
+    drawn: list[str] = []
+
+    def slow(source: str, *arguments: Any) -> Any:
+        drawn.append(source)
+        clock[0] += 0.2
+        return render(source, *arguments)
+
+    clock = [0.0]
+    monkeypatch.setattr(terminal_display, "render", slow)
+    monkeypatch.setattr(terminal_display.time, "monotonic", lambda: clock[0])
+    display = TerminalDisplay(Console(file=io.StringIO(), force_terminal=True, width=80, height=24))
+    with display.answer() as view:
+        for number in range(100):
+            clock[0] += 0.1
+            view.push(f"| {number} | x |\n" if number > 1 else ("| a | b |\n", "|---|---|\n")[number])
+    # Ten seconds of tokens: a fifth of all the time goes into drawing.
+    assert 10 <= len(drawn) <= 16 and "| 99 | x |" in drawn[-1]
 
 
 def test_what_a_model_writes_cannot_control_the_terminal() -> None:
