@@ -3,12 +3,14 @@
     python tools/chat.py                        the chat model, session user0
     python tools/chat.py -m models/other --id a --stats
 
-All options but ``-m`` are chat-cli's.  Options of the server come from the environment, as in
-CHAT_SERVER_REPETITION_PENALTY=1.2.  The server takes any free port, and writes its log to a file.
+All options but ``-m`` are chat-cli's.  A known model that is not there is fetched first.  Options of the
+server come from the environment, as in CHAT_SERVER_REPETITION_PENALTY=1.2.  The server takes any free port,
+and writes its log to a file.
 """
 
 from __future__ import annotations
 
+import ctypes
 import re
 import signal
 import subprocess
@@ -24,9 +26,13 @@ from typing import IO, NoReturn
 import click
 
 from lm_cli.program import FAILED, run
+from lm_models.locate import model_folder
+from lm_models.progress import terminal_progress
 
 GRACE_SECONDS = 10
 LISTENING = re.compile(r"Listening on (http://\S+)")
+PARENT_DEATH_SIGNAL = 1
+"""What Linux calls PR_SET_PDEATHSIG."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]})
@@ -37,50 +43,78 @@ def chat(context: click.Context, model: str, client_options: tuple[str, ...]) ->
     """Start chat-server, open chat-cli with CLIENT_OPTIONS, and end both together."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
-    with _server(model) as url:
+    # Fetched here and not by the server, whose progress would go to the log instead of a bar.
+    folder = model_folder(model, progress=terminal_progress())
+    with _server(folder) as url:
         # Ctrl-C is the client's: it stops an answer there.  A handler, unlike SIG_IGN, is not inherited.
         signal.signal(signal.SIGINT, lambda *_: None)
-        code = subprocess.run([sys.executable, "-m", "chat_cli", "-u", url, *client_options], check=False)
-    context.exit(code.returncode if code.returncode >= 0 else FAILED)
+        client = subprocess.Popen([sys.executable, "-m", "chat_cli", "-u", url, *client_options])
+        try:
+            code = client.wait()
+        finally:
+            # Where this program was told to end: politely, so that the client leaves the terminal as it was.
+            _end(client)
+    context.exit(code if code >= 0 else FAILED)
 
 
 @contextmanager
-def _server(model: str) -> Iterator[str]:
+def _server(folder: Path) -> Iterator[str]:
     """A server for as long as the block lasts: its URL."""
-    command = [sys.executable, "-m", "chat_server", "-m", model, "--port", "0", "--grace", "1"]
+    command = [sys.executable, "-m", "chat_server", "-m", str(folder), "--port", "0", "--grace", "1"]
+    log = Path(tempfile.mkstemp(prefix="chat-server-", suffix=".log")[1])
     # A session of its own, so that Ctrl-C on the terminal does not reach it.
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    server = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=_end_with_parent
+    )
     try:
-        log_lines = server.stderr
-        url = _wait(log_lines) if log_lines else None
-        if log_lines is None or url is None:
+        listening = _Log(server.stderr, log).wait() if server.stderr else None
+        if listening is None:
+            click.echo(log.read_text(encoding="utf-8"), nl=False, err=True)
+            log.unlink()
             raise click.ClickException(f"the server did not start; it ended with code {server.wait()}")
-        log = Path(tempfile.mkstemp(prefix="chat-server-", suffix=".log")[1])
-        threading.Thread(target=_keep, args=(log_lines, log), daemon=True).start()
-        click.echo(f"chat-server listens on {url}; its log is {log}", err=True)
-        yield url
+        click.echo(f"chat-server listens on {listening}; its log is {log}", err=True)
+        yield listening
     finally:
-        server.terminate()
-        try:
-            server.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        _end(server)
 
 
-def _wait(log: IO[str]) -> str | None:
-    """Show what the server says until it listens; None if it ends before."""
-    for line in log:
-        click.echo(line, nl=False, err=True)
-        found = LISTENING.search(line)
-        if found:
-            return found[1]
-    return None
+class _Log:
+    """Keeps what the server says in a file, and listens for its address."""
+
+    def __init__(self, lines: IO[str], file: Path) -> None:
+        self._lines, self._file = lines, file
+        self._url: str | None = None
+        self._told = threading.Event()
+        threading.Thread(target=self._keep, daemon=True).start()
+
+    def wait(self) -> str | None:
+        """Where the server listens; None if it has ended before."""
+        self._told.wait()
+        return self._url
+
+    def _keep(self) -> None:
+        with self._file.open("w", encoding="utf-8", buffering=1) as file:
+            for line in self._lines:
+                file.write(line)
+                if self._url is None and (found := LISTENING.search(line)):
+                    self._url = found[1]
+                    self._told.set()
+        self._told.set()
 
 
-def _keep(lines: IO[str], log: Path) -> None:
-    with log.open("w", encoding="utf-8", buffering=1) as file:
-        file.writelines(lines)
+def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _end_with_parent() -> None:
+    """In the server's process: end also if this program is killed without a chance to say so."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,18 +62,26 @@ def test_it_opens_a_chat_and_ends_the_server_with_it(start: Start) -> None:
     assert "Session created: user0" in log.read_text() and "shutdown completed" in log.read_text()
 
 
-def test_killed_politely_it_ends_the_server_too(start: Start) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_it_leaves_nothing_running(start: Start, number: signal.Signals) -> None:
+    """A client that was killed with it left the terminal as only a line editor wants it."""
     terminal = start(story_model())
     terminal.expect_prompt(0)
     found = re.search(r"chat-server listens on (http://\S+);", "\n".join(terminal.lines))
     assert found is not None
-    terminal.process.send_signal(signal.SIGTERM)
-    assert terminal.process.wait(30) == 128 + signal.SIGTERM
-    with ChatClient(found[1]) as client, pytest.raises(ServerUnreachable):
-        client.health()
+    pid = terminal.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    # Readable as soon as the process has ended.
+    server, client = (os.pidfd_open(int(child)) for child in children)
+    terminal.process.send_signal(number)
+    assert terminal.process.wait(30) == (128 + number if number == signal.SIGTERM else -number)
+    for process in (server, client):
+        assert select.select([process], [], [], 30)[0]
+        os.close(process)
+    assert terminal.attributes[3] & termios.ECHO and terminal.attributes[3] & termios.ICANON
 
 
 def test_a_server_that_does_not_start_says_why(start: Start, tmp_path: Path) -> None:
     terminal = start(tmp_path / "no")
     assert terminal.end() == 1
-    assert "chat-server: error: " in terminal.lines[0]
+    assert "error: there is no model" in terminal.lines[0]
