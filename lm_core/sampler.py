@@ -23,6 +23,8 @@ Indices = npt.NDArray[np.int64]
 LARGEST_SEED = (1 << 63) - 1
 UNIFORM_BLOCK = 256
 """Random numbers drawn at once; a multiple of the four that one Philox counter gives."""
+SMALLEST_PENALTY = 1e-30
+"""Below it float32 logits would overflow; a token that is divided by it is above all others long before."""
 SMALLEST_TEMPERATURE = 1e-30
 """Below it float32 exponents would overflow; any other token's probability is zero long before."""
 FEW_CANDIDATES = 8
@@ -131,7 +133,7 @@ class Sampler:
         if new:
             self._penalized |= new
             self._penalized_ids = np.concatenate((self._penalized_ids, np.fromiter(new, np.int64)))
-        penalty = np.float32(self.params.repetition_penalty)
+        penalty = np.float32(max(self.params.repetition_penalty, SMALLEST_PENALTY))
         ids = self._penalized_ids
         logits = logits.copy()
         scores = logits[ids]
@@ -197,7 +199,9 @@ def _relative_probabilities(logits: F32, highest: np.float32, params: SamplingPa
     """
     exponents = logits - highest
     if params.temperature != 1.0:
-        exponents /= np.float32(max(params.temperature, SMALLEST_TEMPERATURE))
+        # Where a small penalty has made large differences, what overflows is as unlikely as can be.
+        with np.errstate(over="ignore"):
+            exponents /= np.float32(max(params.temperature, SMALLEST_TEMPERATURE))
     probabilities: F64 = np.exp(exponents).astype(np.float64)
     return probabilities
 

@@ -217,6 +217,14 @@ class TestRepetitionPenalty:
         sampler = Sampler(SamplingParams(temperature=0, repetition_penalty=2.0))
         assert sampler.sample(np.array([-1.0, -1.5], dtype=np.float32), [0]) == 1
 
+    @pytest.mark.parametrize("penalty", [5e-324, 1e-300, 1e-40])
+    @pytest.mark.parametrize("more", [{}, {"temperature": 5e-324}, {"top_p": 0.5}, {"min_p": 0.1}], ids=str)
+    def test_a_penalty_of_almost_nothing(self, penalty: float, more: dict[str, float]) -> None:
+        """Float32 cannot divide by it; the token that gains most from it is chosen all the same."""
+        logits = np.array([3.0, 2.0, -1.0, 9.0], dtype=np.float32)
+        sampler = Sampler(SamplingParams(repetition_penalty=penalty, seed=1, **more))
+        assert sampler.sample(logits, [0, 1, 2]) == 0
+
     @settings(max_examples=50, deadline=None, derandomize=True)
     @given(tokens=st.lists(st.integers(0, 19), min_size=1, max_size=25), cut=st.integers(1, 25))
     def test_a_growing_context_is_the_whole_context(self, tokens: list[int], cut: int) -> None:
