@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from types import FrameType
 
 from lm_core import blas
 
 
 def main() -> None:
     """Run ``chat-server`` and exit with its code."""
+    # Until the server drains by itself there is nothing that could be lost.
+    signal.signal(signal.SIGTERM, _leave)
     blas.prepare()
     from chat_server.cli import chat_server
     from lm_cli.program import run
 
     sys.exit(run(chat_server, "chat-server"))
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
 
 
 if __name__ == "__main__":

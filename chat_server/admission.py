@@ -28,6 +28,15 @@ class Admission:
     def enter(self) -> int:
         """Take a turn on, and number it by its arrival.  Each ``enter`` needs one :meth:`leave`.
 
+        Errors are those of :meth:`refuse_when_full`.
+        """
+        self.refuse_when_full()
+        self.admitted += 1
+        return next(self._tickets)
+
+    def refuse_when_full(self) -> None:
+        """See whether a turn could be taken on now.
+
         Raises:
             Unavailable: the server is shutting down.
             Busy: as many run and wait as may.
@@ -40,8 +49,6 @@ class Admission:
                 f"the server is busy with {self.admitted} requests; try again in {retry_after} s",
                 headers={"Retry-After": retry_after},
             )
-        self.admitted += 1
-        return next(self._tickets)
 
     def leave(self, seconds: float | None) -> None:
         """A turn has ended; ``seconds`` is how long it took, where that says something."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -20,6 +21,10 @@ MOST_STOPS = 16
 MOST_TOKENS = 1 << 16
 """Token ids to decode at once."""
 LONGEST_STOP = 256
+MOST_MISTAKES = 100
+"""Describing each of so many mistakes takes longer than finding them."""
+LONGEST_NAME = 128
+"""Characters of a field's name that an error repeats."""
 
 NO_NUL = r"^[^\x00]*$"
 SessionId = Annotated[str, Field(pattern=ID_PATTERN, description="Name of a session.", examples=["user0"])]
@@ -41,8 +46,8 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 TokenId = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 TokenIds = Annotated[
     list[TokenId],
+    Field(max_length=LARGEST_BODY, fail_fast=True, description="Token ids of the model's vocabulary."),
     BeforeValidator(_all_whole),
-    Field(max_length=LARGEST_BODY, description="Token ids of the model's vocabulary."),
 ]
 TurnIndex = Annotated[Whole, Field(ge=0, le=LARGEST_COUNT, description="A turn; they count from 0.")]
 
@@ -70,7 +75,11 @@ class Sampling(Body):
     ] = None
     stop: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=LONGEST_STOP, pattern=NO_NUL)]] | None,
-        Field(max_length=MOST_STOPS, description="Texts that end the answer and are not part of it."),
+        Field(
+            max_length=MOST_STOPS,
+            fail_fast=True,
+            description="Texts that end the answer and are not part of it.",
+        ),
     ] = None
 
 
@@ -146,9 +155,27 @@ def parse(kind: type[Parsed] | TypeAdapter[Parsed], body: bytes, param: str | No
     """
     adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
     try:
-        return adapter.validate_json(body)
+        parsed = adapter.validate_json(body)
     except ValidationError as error:
-        raise _invalid(error.errors(include_url=False, include_context=False)[0], param) from None
+        if error.error_count() > MOST_MISTAKES:
+            # Of a list only the first mistake is looked for, so these are all fields.
+            raise InvalidRequest(
+                "unknown_field", f"{error.error_count()} fields are not valid; /docs lists those there are"
+            ) from None
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise _invalid(first, param) from None
+    if isinstance(parsed, Body):
+        json.loads(body, object_pairs_hook=_refuse_repeated)
+    return parsed
+
+
+def _refuse_repeated(fields: list[tuple[str, Any]]) -> None:
+    """Of two fields of one name, one would be accepted and ignored."""
+    names: set[str] = set()
+    for name, _ in fields:
+        if name in names:
+            raise InvalidRequest("repeated_field", f"the field {name!r} is there twice; leave one out", name)
+        names.add(name)
 
 
 def parse_session_id(body: bytes) -> str:
@@ -171,7 +198,7 @@ _CODES = {"json_invalid": "invalid_json", "missing": "missing_field", "extra_for
 def _invalid(error: ErrorDetails, param: str | None) -> InvalidRequest:
     """One sentence about the first thing that is wrong."""
     names = [str(part) for part in error["loc"] if isinstance(part, str)]
-    param = ".".join(names) or param
+    param = ".".join(names)[:LONGEST_NAME] or param
     code = _CODES.get(error["type"], "invalid_value")
     if code == "unknown_field":
         return InvalidRequest(code, f"there is no field {param!r}; leave it out", param)

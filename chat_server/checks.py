@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chat_server.defaults import Defaults
-from chat_server.errors import Conflicting, InvalidRequest
+from chat_server.errors import Conflicting, InvalidRequest, context_exceeded
 from chat_server.jobs import Job, SessionKey
 from chat_server.store import Store, StoredSession, StoredTurn
 from chat_server.turns import Done, TurnRequest
@@ -44,6 +44,8 @@ class Checks:
                 f"and this server runs {self.language_model.name!r}",
             )
         if not isinstance(request.prompt, str):
+            if len(request.prompt) >= self.context_length:
+                raise ContextLengthExceeded(len(request.prompt), self.context_length)
             self.check_ids(request.prompt, "content")
         session = Session.from_snapshot(self.language_model, snapshot)
         question = request.prompt
@@ -67,12 +69,14 @@ class Checks:
         )
 
     def check_system(self, system: str) -> None:
-        """A template that takes no system message says so now, and not at the first turn."""
+        """A system message that no turn could follow is refused now, and not at the first turn."""
         session = Session(self.language_model, system)
         try:
-            session.prepare(session.messages("Hello"))
+            length = len(session.prepare(session.messages("?")).added)
         except TemplateError as error:
             raise InvalidRequest("template_error", str(error), "system") from error
+        if length >= self.context_length:
+            raise context_exceeded(ContextLengthExceeded(length, self.context_length), "system")
 
     def check_ids(self, ids: list[int], param: str) -> None:
         """Refuse what is not in the vocabulary."""
@@ -98,15 +102,20 @@ def check_turn(stored: StoredSession, expected_turn: int | None) -> None:
         )
 
 
+def another_body(request: TurnRequest) -> InvalidRequest:
+    """The answer to a ``request_id`` that was used before for something else."""
+    return InvalidRequest(
+        "request_id_reused",
+        f"request {request.request_id!r} was sent before with another body; use a new request_id",
+        "request_id",
+        status=422,
+    )
+
+
 def _told_again(turn: StoredTurn, reverted: bool, request: TurnRequest) -> Done:
     """The turn of a request that came before."""
     if turn.request_hash != request.request_hash:
-        raise InvalidRequest(
-            "request_id_reused",
-            f"request {request.request_id!r} was sent before with another body; use a new request_id",
-            "request_id",
-            status=422,
-        )
+        raise another_body(request)
     if reverted:
         raise Conflicting(
             "request_reverted",

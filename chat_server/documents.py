@@ -18,11 +18,12 @@ _ERRORS = {
     413: "The body is larger than 1 MiB.",
     421: "The `Host` header names another server.",
     422: "The `request_id` was used before with another body.",
-    429: "The queue is full; `Retry-After` says when to try again.",
+    429: "The server has as much to do as it takes on; `Retry-After` says when to try again.",
     500: "The server made a mistake.",
     503: "The server is loading, shutting down, or cannot reach its store; try again later.",
 }
 _ALWAYS = (400, 401, 408, 413, 421, 500, 503)
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
 _TOKEN_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 
 
@@ -31,8 +32,12 @@ def _document(
 ) -> dict[str, Any]:
     """Arguments of a route's decorator."""
     responses: dict[int, Any] = {success: answer}
-    for status in sorted({*_ALWAYS, *errors}):
+    # A large body may find too many others waiting to be read.
+    busy = () if body is None else (429,)
+    for status in sorted({*_ALWAYS, *errors, *busy}):
         responses[status] = {"model": answers.ErrorObject, "description": _ERRORS[status]}
+        if status in (429, 503):
+            responses[status]["headers"] = _RETRY_AFTER
     document: dict[str, Any] = {"responses": responses, "response_model": None}
     if body is not None:
         document["openapi_extra"] = {"requestBody": {"required": True, "content": body}}
@@ -73,7 +78,6 @@ GENERATE = _document(
     404,
     409,
     422,
-    429,
     body={"application/json": _either(_ref("Generate"), _ref("TokenIds"))},
 )
 REVERT = _document(
@@ -107,7 +111,11 @@ DETOKENIZE = _document(
     body={"application/json": _object("Detokenize")},
 )
 HEALTH = _document(200, {"model": answers.HealthObject, "description": "The server takes requests."})
-HEALTH["responses"][503] = {"model": answers.HealthObject, "description": "It is loading or shutting down."}
+HEALTH["responses"][503] = {
+    "model": answers.HealthObject | answers.ErrorObject,
+    "description": "It is loading or shutting down; or it has too many connections, or no store.",
+    "headers": _RETRY_AFTER,
+}
 METRICS = _document(
     200, {"description": "Prometheus text.", "content": {"text/plain": {"schema": {"type": "string"}}}}
 )

@@ -108,6 +108,17 @@ _STORE_CONFLICTS = {
 }
 
 
+def context_exceeded(error: ContextLengthExceeded, param: str) -> InvalidRequest:
+    """What a client is told whose ``param`` does not fit."""
+    return InvalidRequest(
+        "context_length_exceeded",
+        str(error),
+        param,
+        prompt_tokens=error.tokens,
+        context_length=error.context_length,
+    )
+
+
 def as_request_error(error: Exception) -> RequestError:
     """What a client is told about ``error``.  Of what nobody expected, it is told nothing."""
     if isinstance(error, RequestError):
@@ -115,13 +126,7 @@ def as_request_error(error: Exception) -> RequestError:
     if isinstance(error, InvalidParameter):
         return InvalidRequest("invalid_value", str(error), error.param)
     if isinstance(error, ContextLengthExceeded):
-        return InvalidRequest(
-            "context_length_exceeded",
-            str(error),
-            "content",
-            prompt_tokens=error.tokens,
-            context_length=error.context_length,
-        )
+        return context_exceeded(error, "content")
     if isinstance(error, TemplateError):
         return InvalidRequest("template_error", str(error), "content")
     if isinstance(error, store.SessionNotFound):

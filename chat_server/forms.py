@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from starlette.requests import Request
 
-from chat_server.bodies import Body, parse
+from chat_server.bodies import Body, Generate, parse
 from chat_server.errors import InvalidRequest
+from chat_server.large_work import LARGE_BODY, LargeWork
 
 JSON, TEXT = "application/json", "text/plain"
 
 AnyBody = TypeVar("AnyBody", bound=Body)
+Parsed = TypeVar("Parsed")
 
 
 def media_type(request: Request) -> str | None:
@@ -27,10 +31,36 @@ async def json_body(request: Request, kind: type[AnyBody]) -> AnyBody:
 
     Raises:
         InvalidRequest: it is not declared as JSON, or not what ``kind`` says.
+        Busy: it is large, and so are too many others.
     """
+    _require_json(request)
+    return await read(request, partial(parse, kind), await request.body())
+
+
+async def question(request: Request) -> tuple[Generate, str]:
+    """A question with the hash that tells it from others.  Errors are those of :func:`json_body`."""
+    _require_json(request)
+    return await read(request, _question, await request.body())
+
+
+def _question(body: bytes) -> tuple[Generate, str]:
+    parsed = parse(Generate, body)
+    return parsed, body_hash(parsed)
+
+
+def _require_json(request: Request) -> None:
     if media_type(request) != JSON:
         raise InvalidRequest("invalid_content_type", f"send a JSON object, with 'Content-Type: {JSON}'")
-    return parse(kind, await request.body())
+
+
+async def read(request: Request, parse_it: Callable[[bytes], Parsed], body: bytes) -> Parsed:
+    """What ``parse_it`` makes of a body, without keeping others waiting.
+
+    Raises:
+        Busy: it is large, and so are too many others.
+    """
+    bodies: LargeWork = request.app.state.server.bodies
+    return parse_it(body) if len(body) <= LARGE_BODY else await bodies.run(parse_it, body)
 
 
 async def raw_body(request: Request, first: bytes) -> bytes | None:

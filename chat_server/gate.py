@@ -8,13 +8,21 @@ import hmac
 import ipaddress
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chat_server.bodies import LARGEST_BODY
-from chat_server.errors import InvalidRequest, RequestError, ServerFault, Unauthenticated, as_request_error
+from chat_server.bodies import LARGEST_BODY, LONGEST_NAME
+from chat_server.errors import (
+    InvalidRequest,
+    RequestError,
+    ServerFault,
+    Unauthenticated,
+    Unavailable,
+    as_request_error,
+)
 
 OPEN_PATHS = ("/health",)
 """What may be asked without a key."""
@@ -34,7 +42,8 @@ class Keys:
     """The API keys.  Who uses one is known by its hash."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        # Bytes of an argument or a variable that are no text come as lone surrogates.
+        self._digests = [hashlib.sha256(key.encode(errors="surrogateescape")).digest() for key in keys]
 
     def owner(self, authorization: str | None) -> str:
         """Who sends this ``Authorization`` header; "" where no keys are set.
@@ -72,7 +81,7 @@ class Hosts:
             return
         raise InvalidRequest(
             "invalid_host",
-            f"this server is not {name!r}; start it with --allowed-host to allow that name",
+            f"this server is not {name[:LONGEST_NAME]!r}; start it with --allowed-host to allow that name",
             status=421,
         )
 
@@ -116,6 +125,16 @@ class Gate:
         self._hosts = hosts
         self._request_timeout = request_timeout
         self._count = count
+        self._receiving: set[asyncio.Timeout] = set()
+        self._ended = False
+
+    def end(self) -> None:
+        """From now on wait for nothing that a client has yet to send."""
+        self._ended = True
+        now = asyncio.get_running_loop().time()
+        for limit in self._receiving:
+            if not limit.expired():
+                limit.reschedule(now)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -134,12 +153,12 @@ class Gate:
             body_read = True
             await self._app(scope, _replay(body, receive), answer)
         except RequestError as error:
-            await _refuse(error, answer, None if body_read else receive)
+            await self._refuse(error, answer, None if body_read else receive)
         except Exception as error:
             # A mistake: the app may have answered it, and leaves it to be logged here.
             logger.exception("a request failed", extra={"method": scope["method"], "path": scope["path"]})
             if answer.status is None:
-                await _refuse(as_request_error(error), answer, None)
+                await self._refuse(as_request_error(error), answer, None)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             method = scope["method"] if scope["method"] in KNOWN_METHODS else "other"
@@ -153,7 +172,7 @@ class Gate:
             raise _too_large()
         body = bytearray()
         try:
-            async with asyncio.timeout(self._request_timeout):
+            async with self._time_to_send(self._request_timeout):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -164,11 +183,46 @@ class Gate:
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
+            if self._ended:
+                raise Unavailable(
+                    "draining", "the server is shutting down; try again later", headers={"Retry-After": "5"}
+                ) from None
             raise InvalidRequest(
                 "request_timeout",
                 f"the request did not arrive within {self._request_timeout:g} s",
                 status=408,
             ) from None
+
+    async def _refuse(self, error: RequestError, send: Send, unread: Receive | None) -> None:
+        """Send an error; a body that was not read ends the connection, once its sender could read why."""
+        if isinstance(error, ServerFault):
+            logger.error("%s", error)
+        body, headers = error_answer(error)
+        if unread is None:
+            await send({"type": "http.response.start", "status": error.status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            return
+        headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": error.status, "headers": headers})
+        # The client has all of it now, but the connection stays open while it is still sending.
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        try:
+            async with self._time_to_send(DISCARD_SECONDS if error.status == 413 else 0.1):
+                while (message := await unread())["type"] == "http.request" and message.get("more_body"):
+                    pass
+        except TimeoutError:
+            pass
+        await send({"type": "http.response.body", "body": b""})
+
+    @asynccontextmanager
+    async def _time_to_send(self, seconds: float) -> AsyncIterator[None]:
+        """What a client may take to send something; raises ``TimeoutError`` when it, or the server, ends."""
+        async with asyncio.timeout(0 if self._ended else seconds) as limit:
+            self._receiving.add(limit)
+            try:
+                yield
+            finally:
+                self._receiving.discard(limit)
 
 
 def _too_large() -> InvalidRequest:
@@ -190,25 +244,3 @@ def error_answer(error: RequestError) -> tuple[bytes, list[tuple[bytes, bytes]]]
     body = json.dumps(error.body(), ensure_ascii=False).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
     return body, [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-
-
-async def _refuse(error: RequestError, send: Send, unread: Receive | None) -> None:
-    """Send an error; a body that was not read ends the connection, once its sender could read why."""
-    if isinstance(error, ServerFault):
-        logger.error("%s", error)
-    body, headers = error_answer(error)
-    if unread is None:
-        await send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-        return
-    headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    # The client has all of it now, but the connection stays open while it is still sending.
-    await send({"type": "http.response.body", "body": body, "more_body": True})
-    try:
-        async with asyncio.timeout(DISCARD_SECONDS if error.status == 413 else 0.1):
-            while (message := await unread())["type"] == "http.request" and message.get("more_body", False):
-                pass
-    except TimeoutError:
-        pass
-    await send({"type": "http.response.body", "body": b""})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path
@@ -18,7 +19,6 @@ from chat_server.bodies import (
     CreateSession,
     Detokenize,
     Fork,
-    Generate,
     Revert,
     Sampling,
     Tokenize,
@@ -26,7 +26,7 @@ from chat_server.bodies import (
     parse_session_id,
 )
 from chat_server.errors import NotFound, Unavailable
-from chat_server.forms import TEXT, body_hash, json_body, media_type, raw_body
+from chat_server.forms import TEXT, json_body, media_type, question, raw_body, read
 from chat_server.metrics import CONTENT_TYPE
 from chat_server.service import ChatService
 from chat_server.state import ServerState
@@ -100,14 +100,16 @@ async def generate(request: Request, session_id: SessionId, service: Service, ow
     """Take a turn.  The body is a JSON object with a question, or an array of token ids: the whole
     context.  With ``stream``, or ``Accept: text/event-stream``, an object is answered by events:
     ``token``s, and at the end ``done`` with the turn object or ``error`` with the error object."""
+    # Before anything costs time: what cannot be taken on is refused at once.
+    service.admission.refuse_when_full()
     raw = await raw_body(request, b"[")
     if raw is not None:
-        ids = parse(TOKEN_IDS, raw, "content")
+        ids = await read(request, partial(parse, TOKEN_IDS, param="content"), raw)
         turn, stream = TurnRequest(ids, Sampling()), False
     else:
-        body = await json_body(request, Generate)
-        turn = TurnRequest.from_body(body, body_hash(body))
-        accepts_stream = MEDIA_TYPE in request.headers.get("accept", "")
+        body, digest = await question(request)
+        turn = TurnRequest.from_body(body, digest)
+        accepts_stream = MEDIA_TYPE in request.headers.get("accept", "").lower()
         stream = accepts_stream if body.stream is None else body.stream
     generation = service.generate(owner, session_id, turn)
     watch = DisconnectWatch(request, generation)

@@ -79,16 +79,24 @@ class ChatServer:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signals.put_nowait, number)
-        server = _Uvicorn(self._uvicorn_config())
+        gate = self._gate()
+        server = _Uvicorn(self._uvicorn_config(gate))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             await self._load_and_work(_url(listener))
         finally:
+            gate.end()
             server.should_exit = True
+            late = loop.call_later(FAREWELL_SECONDS - 1, _cut_off, server)
             await serving
+            late.cancel()
             self._executor.shutdown()
+            self._state.bodies.close()
+            self._state.texts.close()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+                # Nothing is left to be ended: who asks once more gets the same exit code.
+                signal.signal(number, signal.SIG_IGN)
 
     async def _load_and_work(self, url: str) -> None:
         """Between the moment when the port answers and the one when it no longer does."""
@@ -123,6 +131,8 @@ class ChatServer:
     def _start_service(self, language_model: LanguageModel, engine: LocalEngine, store: Store) -> ChatService:
         settings = self._settings
         longest = language_model.llama.config.context_length
+        if settings.context_length is not None and settings.context_length > longest:
+            logger.warning("--context-length has no effect: the model's context is %d tokens", longest)
         service = ChatService(
             language_model,
             engine,
@@ -131,6 +141,7 @@ class ChatServer:
             settings.defaults,
             min(longest, settings.context_length or longest),
             self._executor,
+            self._state.texts,
             self._state.metrics,
         )
         self._state.metrics.watch(lambda: engine.status, lambda: service.queued)
@@ -156,16 +167,18 @@ class ChatServer:
             )
             await finished
 
-    def _uvicorn_config(self) -> uvicorn.Config:
+    def _gate(self) -> Gate:
         settings = self._settings
-        app = make_app(self._state, with_keys=bool(settings.api_keys))
-        gate = Gate(
-            app,
+        return Gate(
+            make_app(self._state, with_keys=bool(settings.api_keys)),
             Keys(settings.api_keys),
             Hosts(settings.host, settings.allowed_hosts),
             settings.request_timeout,
             self._state.metrics.request,
         )
+
+    def _uvicorn_config(self, gate: Gate) -> uvicorn.Config:
+        settings = self._settings
         protocol = partial(
             BoundedProtocol,
             request_timeout=settings.request_timeout,
@@ -184,6 +197,12 @@ class ChatServer:
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=FAREWELL_SECONDS,
         )
+
+
+def _cut_off(server: uvicorn.Server) -> None:
+    """End the connections of clients that do not read what they were sent."""
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()
 
 
 def listen(host: str, port: int) -> socket.socket:

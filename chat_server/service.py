@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from chat_server.admission import Admission
 from chat_server.bodies import CreateSession, Fork
-from chat_server.checks import Checks, check_turn, session_key
+from chat_server.checks import Checks, another_body, check_turn, session_key
 from chat_server.defaults import Defaults
 from chat_server.errors import (
     Conflicting,
@@ -27,6 +27,7 @@ from chat_server.errors import (
     as_request_error,
 )
 from chat_server.jobs import Cancelled, Engine, Event, Failed, Finished, Job, Text
+from chat_server.large_work import LARGE_TEXT, LargeWork
 from chat_server.metrics import Metrics
 from chat_server.store import Store, StoredSession, StoredTurn
 from chat_server.turns import Done, Generation, SessionLocks, TurnRequest, uninterrupted
@@ -51,6 +52,7 @@ class ChatService:
         defaults: Defaults,
         context_length: int,
         executor: Executor,
+        texts: LargeWork,
         metrics: Metrics,
     ) -> None:
         self.language_model = language_model
@@ -60,16 +62,18 @@ class ChatService:
         self._store = store
         self._checks = Checks(language_model, store, defaults, context_length)
         self._executor = executor
+        self._texts = texts
         self._metrics = metrics
         self._locks = SessionLocks()
         self._generations: set[Generation] = set()
-        self._pending: set[tuple[str, str, str]] = set()
+        self._changes: set[asyncio.Task[Any]] = set()
+        self._pending: dict[tuple[str, str, str], str] = {}
 
     # -- sessions ---------------------------------------------------------------------------------
 
     async def create(self, owner: str, body: CreateSession) -> StoredSession:
         """A new session."""
-        self.admission.refuse_while_draining()
+        self._begin_change()
 
         def create() -> StoredSession:
             if body.system is not None:
@@ -79,7 +83,7 @@ class ChatService:
                 owner, body.id, model=self.language_model.name, system=body.system, sampling=sampling
             )
 
-        stored = await self._in_thread(create)
+        stored = await self._with_text(body.system, create)
         logger.info("Session created: %s", stored.id, extra={"session": stored.id})
         return stored
 
@@ -89,7 +93,8 @@ class ChatService:
 
     async def count(self) -> int:
         """Sessions of all owners."""
-        return await self._in_thread(self._store.count)
+        # In a thread of its own: who asks how the server does must not wait for its work.
+        return await asyncio.to_thread(self._store.count)
 
     async def history(self, owner: str, session_id: str) -> tuple[StoredSession, list[StoredTurn]]:
         """A session with its turns."""
@@ -99,7 +104,7 @@ class ChatService:
         self, owner: str, session_id: str, turn: int, expected_turn: int | None = None
     ) -> tuple[StoredSession, list[int]]:
         """Go back to the state before ``turn``; also returns the tokens that remain."""
-        self.admission.refuse_while_draining()
+        self._begin_change()
 
         def revert() -> tuple[StoredSession, StoredSession, list[int]]:
             before = self._store.get(owner, session_id)
@@ -127,7 +132,7 @@ class ChatService:
 
     async def fork(self, owner: str, session_id: str, body: Fork) -> StoredSession:
         """A new session that continues from a state of another one."""
-        self.admission.refuse_while_draining()
+        self._begin_change()
 
         def fork() -> tuple[StoredSession, StoredSession, int]:
             origin = self._store.get(owner, session_id)
@@ -149,7 +154,7 @@ class ChatService:
 
     async def remove(self, owner: str, session_id: str) -> None:
         """Delete a session."""
-        self.admission.refuse_while_draining()
+        self._begin_change()
 
         def remove() -> StoredSession:
             stored = self._store.get(owner, session_id)
@@ -169,7 +174,7 @@ class ChatService:
             text = content if special else self.language_model.disarmed(content)
             return self.language_model.encode_rendered(text)
 
-        return await self._in_thread(encode)
+        return await self._with_text(content, encode)
 
     async def detokenize(self, tokens: list[int]) -> str:
         """The text of token ids, control tokens included."""
@@ -185,9 +190,12 @@ class ChatService:
         Raises:
             Unavailable, Busy: the server takes nothing on now.
             Conflicting: the same request is being answered at this moment.
+            InvalidRequest: another one of the same ``request_id`` is (422).
         """
         pending = (owner, session_id, request.request_id or uuid.uuid4().hex)
         if pending in self._pending:
+            if self._pending[pending] != request.request_hash:
+                raise another_body(request)
             raise Conflicting(
                 "request_in_progress",
                 f"request {request.request_id!r} is being answered already",
@@ -195,13 +203,13 @@ class ChatService:
             )
         ticket = self.admission.enter()
         logger.debug("Turn requested for session %s", session_id, extra={"request_id": pending[2]})
-        self._pending.add(pending)
+        self._pending[pending] = request.request_hash
         generation = Generation()
         self._generations.add(generation)
         generation.run_as(self._take_turn(generation, ticket, owner, session_id, request, pending[2]))
 
         def ended(task: asyncio.Task[None]) -> None:
-            self._pending.discard(pending)
+            del self._pending[pending]
             self._generations.discard(generation)
             # A task that is cancelled before it began has not said so itself.
             if task.cancelled():
@@ -222,9 +230,9 @@ class ChatService:
         return max(0, self.admission.admitted - self.engine.status.running)
 
     async def idle(self) -> None:
-        """Wait until no turn runs or waits."""
-        while self._generations:
-            await asyncio.wait([generation.task for generation in self._generations])
+        """Wait until no turn runs or waits, nor anything else that changes the store."""
+        while tasks := [*(generation.task for generation in self._generations), *self._changes]:
+            await asyncio.wait(tasks)
 
     def cancel_all(self, reason: RequestError) -> None:
         """Give every turn up."""
@@ -244,8 +252,8 @@ class ChatService:
         log = {"session": session_id, "request_id": request_id}
         try:
             async with self._locks.hold(owner, session_id):
-                job = await self._in_thread(
-                    self._checks.checked, ticket, owner, session_id, request, request_id
+                job = await self._with_text(
+                    request.prompt, self._checks.checked, ticket, owner, session_id, request, request_id
                 )
                 if isinstance(job, Done):
                     logger.info("Repeated request for session %s: turn told again", session_id, extra=log)
@@ -306,9 +314,25 @@ class ChatService:
         self.engine.settle(job.key, after.version)
         return Done(turn, list(event.record.added_tokens[-turn.generated_tokens :]))
 
+    def _begin_change(self) -> None:
+        """Take on what the present task does to the store, beside turns."""
+        self.admission.refuse_while_draining()
+        task = asyncio.current_task()
+        if task is not None:
+            self._changes.add(task)
+            task.add_done_callback(self._changes.discard)
+
     async def _in_thread(self, work: Callable[..., Result], *arguments: Any) -> Result:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, work, *arguments)
+
+    async def _with_text(
+        self, text: str | list[int] | None, work: Callable[..., Result], *arguments: Any
+    ) -> Result:
+        """Like :meth:`_in_thread`, for what may tokenize ``text``."""
+        if text is not None and len(text) > LARGE_TEXT:
+            return await self._texts.run(work, *arguments)
+        return await self._in_thread(work, *arguments)
 
     async def _change(self, work: Callable[..., Result], *arguments: Any) -> Result:
         """Like :meth:`_in_thread`, for what changes the store: its outcome is waited for in any case."""

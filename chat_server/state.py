@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from chat_server.large_work import LargeWork
 from chat_server.metrics import Metrics
 from chat_server.service import ChatService
 
@@ -16,6 +17,8 @@ class ServerState:
     threads: int
     """Of BLAS."""
     metrics: Metrics = field(default_factory=Metrics)
+    bodies: LargeWork = field(default_factory=lambda: LargeWork("bodies"))
+    texts: LargeWork = field(default_factory=lambda: LargeWork("texts"))
     service: ChatService | None = None
     """None while the model is being loaded."""
 

@@ -92,6 +92,12 @@ class ServerProcess:
         assert found is not None
         return int(found[1])
 
+    def caught_signals(self) -> int:
+        """A bit for each signal that it handles itself."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"^SigCgt:\s+([0-9a-f]+)", text, re.MULTILINE)
+        return int(found[1], 16) if found else 0
+
     def processor_seconds(self) -> float:
         """What it has computed so far, in all threads."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()

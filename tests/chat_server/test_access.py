@@ -80,6 +80,8 @@ def test_keys_are_compared_whole() -> None:
         with pytest.raises(Unauthenticated):
             keys.owner(wrong)
     assert Keys([]).owner(None) == ""
+    # The byte 0xFF, as an argument that is no text arrives.
+    assert Keys(["\udcff"]).owner("Bearer \xff")
 
 
 @pytest.mark.parametrize(
@@ -114,6 +116,8 @@ def test_host_names(bound: str, allowed: list[str], header: str | None, accepted
 def test_another_host_is_refused(client: httpx.Client) -> None:
     answer = client.get("/health", headers={"Host": "evil.example"})
     assert answer.status_code == 421 and answer.json()["error"]["code"] == "invalid_host"
+    long = client.get("/health", headers={"Host": "x" * 5000})
+    assert long.status_code == 421 and len(long.content) < 1000
     cors = client.options("/sessions", headers={"Origin": "http://evil.example"})
     assert not any(name.startswith("access-control") for name in cors.headers)
 

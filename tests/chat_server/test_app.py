@@ -12,6 +12,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from chat_server.app import make_app
+from chat_server.errors import ServerFault
 from chat_server.gate import Gate, Hosts, Keys
 from chat_server.metrics import Metrics
 from chat_server.state import ServerState
@@ -66,6 +67,8 @@ def test_while_loading_every_route_says_so() -> None:
         (StoreDamaged("a turn is not what was stored"), 500, "server_error", True),
         (StoreBusy("another process holds the store"), 503, "unavailable_error", False),
         (MemoryError(), 503, "unavailable_error", False),
+        # Whoever made an answer of it has logged it.
+        (ServerFault("internal_error", "the server made a mistake"), 500, "server_error", False),
     ],
 )
 def test_mistakes_and_damage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -10,6 +11,9 @@ import time
 import httpx
 import pytest
 from chat_server_process import ServerProcess, sse_events
+from pydantic import TypeAdapter, ValidationError
+
+from chat_server import bodies
 
 PROBLEMS = {
     "nan": ('{"content": "x", "temperature": NaN}', "temperature"),
@@ -37,6 +41,10 @@ PROBLEMS = {
     "nul": (r'{"content": "a\u0000b"}', "content"),
     "nul stop": (r'{"content": "a", "stop": ["\u0000"]}', "stop"),
     "unknown field": ('{"content": "x", "temprature": 1}', "temprature"),
+    "a field twice": ('{"content": "x", "content": "y"}', "content"),
+    "a field twice, spelled otherwise": (r'{"content": "x", "seed": 1, "\u0073eed": 2}', "seed"),
+    "long name": (json.dumps({"content": "x", "n" * 5000: 1}), None),
+    "100,000 names": (json.dumps({"content": "x"} | {f"n{index}": 1 for index in range(70_000)}), None),
     "empty content": ('{"content": ""}', "content"),
     "no content": ('{"seed": 1}', "content"),
     "null content": ('{"content": null}', "content"),
@@ -167,6 +175,42 @@ def test_bodies_that_are_no_json(client: httpx.Client, session_id: str, declared
         ("POST", "/tokenize", '{"content": "x"}'),
     ):
         assert_error(client.request(method, path, content=body, headers=headers), 400)
+
+
+def test_of_a_long_list_the_first_mistake_is_told() -> None:
+    """Describing all of them would keep everybody waiting for seconds."""
+    for kind, body in (
+        (bodies.TOKEN_IDS, b"[" + b"-1," * 1000 + b"1]"),
+        (TypeAdapter(bodies.Detokenize), b'{"tokens": [' + b"-1," * 1000 + b"1]}"),
+        (TypeAdapter(bodies.Generate), b'{"content": "x", "stop": [' + b"1," * 1000 + b"1]}"),
+    ):
+        with pytest.raises(ValidationError) as refused:
+            kind.validate_json(body)
+        assert refused.value.error_count() == 1
+
+
+def test_large_bodies_are_read_one_after_the_other(client: httpx.Client, session_id: str) -> None:
+    """As arrays of token ids, too; and in any number they get an answer."""
+    for ids in ([-1] * 100_000, [1] * 100_000, [2000.5] * 100_000):
+        assert_error(client.put(f"/generate/{session_id}", json=ids), 400, "content")
+    long = {"content": "word " * 20_000}
+    assert len(client.post("/tokenize", json=long).json()["tokens"]) >= 20_000
+
+    async def flood() -> list[int]:
+        async with httpx.AsyncClient(base_url=client.base_url, timeout=60) as many:
+            requests = (many.post("/tokenize", json=long) for _ in range(60))
+            return [answer.status_code for answer in await asyncio.gather(*requests)]
+
+    statuses = asyncio.run(flood())
+    assert set(statuses) <= {200, 429} and statuses.count(200) >= 16
+
+
+def test_a_system_message_that_leaves_no_room(client: httpx.Client) -> None:
+    answer = client.post("/createSession", json={"id": "full", "system": "word " * 600})
+    assert_error(answer, 400, "system")
+    error = answer.json()["error"]
+    assert (error["code"], error["context_length"]) == ("context_length_exceeded", 512)
+    assert client.get("/history/full").status_code == 404
 
 
 def test_bad_tokens(client: httpx.Client) -> None:

@@ -53,8 +53,12 @@ def test_health_metrics_and_pages(server: ServerProcess, client: httpx.Client, s
         answer = client.get(page)
         assert answer.status_code == 200 and answer.content
     # The page asks no other server for anything.
-    links = re.findall(r"""(?:src|href)=["']([^"']+)""", client.get("/docs").text)
+    page = client.get("/docs")
+    links = re.findall(r"""(?:src|href)=["']([^"']+)""", page.text)
     assert links and all(link.startswith("/") for link in links)
+    assert '"validatorUrl": null' in page.text and "http" not in page.text
+    assert page.headers["content-security-policy"].startswith("default-src 'self';")
+    assert client.get("/docs/static/redoc.standalone.js").status_code == 404
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -135,6 +139,73 @@ def test_what_does_not_finish_ends_in_an_explicit_error(start_server: StartServe
     assert sum(stored_turns(server)) == 12 - lost
 
 
+def test_what_changes_the_store_is_waited_for(start_server: StartServer) -> None:
+    """A revert that waits for a turn when the signal comes is done before the store is closed."""
+    server = start_server("--log-level", "debug")
+    answers: list[httpx.Response] = []
+
+    def send(path: str, body: dict[str, object]) -> None:
+        with server.client() as own:
+            answers.append(own.put(path, json=body))
+
+    with server.client() as client:
+        client.post("/createSession", json={"id": "a"})
+        client.put("/generate/a", json={"content": "Hello", "max_tokens": 2})
+        turn = threading.Thread(target=send, args=("/generate/a", LONG))
+        turn.start()
+        wait_for_turns(server, 2)
+        files = server.open_files()
+        revert = threading.Thread(target=send, args=("/revert/a", {"turn": 0}))
+        revert.start()
+        while server.open_files() == files:
+            time.sleep(0.001)
+        # By the time of this answer the request before it has begun.
+        client.get("/health").raise_for_status()
+        server.process.send_signal(signal.SIGTERM)
+        turn.join()
+        revert.join()
+    assert server.wait() == 0
+    statuses = sorted(answer.status_code for answer in answers)
+    assert statuses in ([200, 200], [200, 503])
+    assert server.events()[-1] == "Graceful shutdown completed"
+    assert stored_turns(server) == [0 if statuses == [200, 200] else 2]
+
+
+@pytest.mark.parametrize(
+    "sent", [b"PUT /generate/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n{"]
+)
+@pytest.mark.parametrize(("length", "status"), [(100, 503), (9_000_000, 413)])
+def test_half_a_request_does_not_hold_up_the_end(
+    start_server: StartServer, sent: bytes, length: int, status: int
+) -> None:
+    server = start_server()
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(sent % length)
+        with server.client() as client:
+            # By the time of this answer the request before it has begun.
+            client.get("/health").raise_for_status()
+        assert server.stop() == 0
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert not any("ERROR" in line or "WARNING" in line for line in server.log), server.log
+
+
+def test_signals_at_any_moment_end_it_well(start_server: StartServer) -> None:
+    """Before it listens, and again and again while it ends."""
+    starting = start_server(wait=False)
+    # Until Python has come to the program there is nobody to catch it: bit 14 is SIGTERM's.
+    while not starting.caught_signals() >> 14 & 1:
+        assert starting.process.poll() is None
+    assert starting.stop() == 0 and starting.log == []
+    server = start_server()
+    while server.process.poll() is None:
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.001)
+    assert server.wait() == 0
+    assert server.events()[-1] == "Graceful shutdown completed"
+
+
 def test_start_errors_are_one_line(tmp_path: Path) -> None:
     def start(*options: str) -> Result:
         return run_program("chat_server", ["--port", "0", "--database", str(tmp_path / "x.sqlite"), *options])
@@ -199,6 +270,9 @@ def test_a_shorter_context(start_server: StartServer) -> None:
         assert refused["context_length"] == 40
         usage = client.put("/generate/a", json={"content": "Once", "temperature": 2.0}).json()["usage"]
         assert usage["prompt_tokens"] + usage["completion_tokens"] <= 40
+    assert server.stop() == 0
+    server = start_server("--context-length", "4000")
+    assert any("WARNING" in line and "512 tokens" in line for line in server.log)
 
 
 def test_a_session_of_another_model_is_not_continued(start_server: StartServer, tmp_path: Path) -> None:

@@ -68,8 +68,15 @@ def test_every_status_has_a_body(server: ServerProcess) -> None:
             assert statuses >= {400, 401, 408, 413, 421, 500, 503}
             if "{id}" in path:
                 assert 404 in statuses
+            assert (429 in statuses) == ("requestBody" in operation), (method, path)
+            assert all(
+                "Retry-After" in operation["responses"][str(status)]["headers"]
+                for status in statuses & {429, 503}
+            )
     generate = document["paths"]["/generate/{id}"]["put"]["responses"]
     assert {"200", "404", "409", "422", "429"} <= generate.keys()
     assert generate["200"]["content"].keys() == {"application/json", "text/event-stream"}
+    health = document["paths"]["/health"]["get"]["responses"]["503"]["content"]["application/json"]["schema"]
+    assert [one["$ref"].rpartition("/")[2] for one in health["anyOf"]] == ["HealthObject", "ErrorObject"]
     tokens = document["components"]["schemas"]["TokenIds"]
     assert tokens["items"]["maximum"] == 2047 and tokens["maxItems"] == 511

@@ -81,6 +81,13 @@ def test_the_seed_that_was_drawn_is_told(client: httpx.Client, session_id: str) 
     assert again["content"] == drawn["content"] and 0 <= drawn["seed"] < 1 << 63
 
 
+def test_penalties_and_temperatures_of_almost_nothing(client: httpx.Client, session_id: str) -> None:
+    """Numbers that float32 cannot divide by are in range, too."""
+    for index, more in enumerate(({}, {"temperature": 1e-320}, {"top_p": 5e-324, "top_k": 0})):
+        turn = generate(client, session_id, repetition_penalty=1e-300, **more)
+        assert (turn.status_code, turn.json()["turn"]) == (200, index)
+
+
 def test_requests_override_sessions_override_the_server(client: httpx.Client) -> None:
     sampling = {"temperature": 0.0, "max_tokens": 3, "stop": ["zzz"]}
     created = client.post(
@@ -195,6 +202,21 @@ def test_the_same_request_twice_at_once(server: ServerProcess, client: httpx.Cli
 
     assert asyncio.run(send_both()) in ([200, 200], [200, 409])
     assert len(client.get(f"/history/{session_id}").json()["turns"]) == 1
+
+
+def test_a_request_id_for_something_else_while_it_is_being_answered(
+    server: ServerProcess, session_id: str
+) -> None:
+    async def send_both() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as both:
+            bodies = ({"content": word, "max_tokens": 30, "request_id": "r"} for word in ("One", "Two"))
+            return list(
+                await asyncio.gather(*(both.put(f"/generate/{session_id}", json=body) for body in bodies))
+            )
+
+    answers = sorted(asyncio.run(send_both()), key=lambda answer: answer.status_code)
+    assert [answer.status_code for answer in answers] == [200, 422]
+    assert answers[1].json()["error"]["code"] == "request_id_reused"
 
 
 @pytest.mark.parametrize("what", ["turn", "revert", "fork"])
