@@ -38,6 +38,11 @@ class Schedule:
         """All spans, first to last."""
         return tuple(self._spans)
 
+    @property
+    def count(self) -> int:
+        """How many spans there are."""
+        return len(self._spans)
+
     def append(self, count: int) -> None:
         """Record one call of ``Llama.forward`` with ``count`` tokens: a single one is decoded."""
         if count > 1:
@@ -58,6 +63,25 @@ class Schedule:
             if span.kind == "decode" and start <= length:
                 return length
         return 0
+
+    def spans_from(self, index: int) -> tuple[Span, ...]:
+        """The spans after the first ``index``."""
+        return tuple(self._spans[index:])
+
+    def untouched(self, length: int) -> int:
+        """How many spans stay as they are when the schedule is cut to ``length`` and grows again."""
+        index, stop = len(self._spans), self._length
+        while index and stop > length:
+            index -= 1
+            stop -= self._spans[index].count
+        # A token that is decoded next becomes part of a span that was decoded last.
+        return index - 1 if index and self._spans[index - 1].kind == "decode" else index
+
+    def replace(self, index: int, spans: Iterable[Span]) -> None:
+        """Keep the first ``index`` spans, and follow them by ``spans``."""
+        old, new = self._spans[index:], list(spans)
+        self._spans[index:] = new
+        self._length += sum(span.count for span in new) - sum(span.count for span in old)
 
     def cut(self, length: int) -> None:
         """Forget what follows the first ``length`` tokens; no prefill chunk may be cut in two."""

@@ -141,7 +141,8 @@ class Session:
             kept_tokens=prepared.kept,
             replaced_tokens=self.tokens[prepared.kept :],
             cached_tokens=reusable,
-            spans=self.schedule.spans,
+            kept_spans=(kept_spans := self.schedule.untouched(reusable)),
+            replaced_spans=self.schedule.spans_from(kept_spans),
         )
         self.tokens[prepared.kept :] = prepared.added
         self._forget_after(reusable)
@@ -240,7 +241,7 @@ class Session:
     def _undo(self, undo: Undo) -> None:
         self.tokens[undo.kept_tokens :] = undo.replaced_tokens
         valid = min(self.cache.length, undo.cached_tokens)
-        self.schedule = Schedule(undo.spans)
+        self.schedule.replace(undo.kept_spans, undo.replaced_spans)
         self.cache.truncate(self.schedule.repeatable_length(min(valid, self.schedule.length)))
 
     def _forget_after(self, length: int) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lm_core.config import LlamaConfig
 from lm_core.errors import InvalidParameter
-from lm_core.schedule import Span
+from lm_core.schedule import Schedule, Span
 from lm_core.turn import Turn
 
-SNAPSHOT_VERSION = 1
+SNAPSHOT_VERSION = 2
+"""Version 1 is read, too; its size grew with the square of the number of turns."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,10 @@ class Snapshot:
                 has tokens that a model of this configuration does not.
         """
         version = data.get("version") if isinstance(data, Mapping) else None
-        if version != SNAPSHOT_VERSION:
+        if version not in (1, SNAPSHOT_VERSION):
             raise InvalidParameter(
-                "snapshot", f"the snapshot has version {version!r}; this program reads {SNAPSHOT_VERSION}"
+                "snapshot",
+                f"the snapshot has version {version!r}; this program reads up to {SNAPSHOT_VERSION}",
             )
         try:
             snapshot = cls(
@@ -70,7 +72,8 @@ class Snapshot:
         if len(self.tokens) > config.context_length:
             raise _damaged(f"it has {len(self.tokens)} tokens, more than the context holds")
         _check_tokens(self.tokens, config)
-        _check_spans(self.spans, len(self.tokens))
+        schedule = Schedule()
+        _continue(schedule, 0, self.spans, len(self.tokens))
         # Last to first, as a revert goes: each turn must lead back to something that can have been.
         length = len(self.tokens)
         for turn in reversed(self.turns):
@@ -83,7 +86,7 @@ class Snapshot:
                 raise _damaged("a turn has a text that is none")
             _check_tokens(undo.replaced_tokens, config)
             length = undo.kept_tokens + len(undo.replaced_tokens)
-            _check_spans(undo.spans, length)
+            _continue(schedule, undo.kept_spans, undo.replaced_spans, length)
         if length:
             raise _damaged(f"{length} of its tokens belong to no turn")
 
@@ -93,14 +96,16 @@ def _check_tokens(tokens: list[int], config: LlamaConfig) -> None:
         raise _damaged(f"it has tokens that are not in the vocabulary of {config.vocab_size}")
 
 
-def _check_spans(spans: Iterable[Span], length: int) -> None:
-    covered = 0
+def _continue(schedule: Schedule, kept: int, spans: Sequence[Span], length: int) -> None:
+    """Go on with the first ``kept`` spans and then ``spans``, for a transcript of ``length`` tokens."""
     for span in spans:
         if span.kind not in ("prefill", "decode") or not _is_count(span.count) or span.count == 0:
             raise _damaged(f"it has the span {span.kind!r} of {span.count!r} tokens")
-        covered += span.count
-    if covered > length:
-        raise _damaged(f"its spans cover {covered} tokens, but there are {length}")
+    if not _is_count(kept) or kept > schedule.count:
+        raise _damaged(f"a turn kept {kept!r} spans, but there were {schedule.count}")
+    schedule.replace(kept, spans)
+    if schedule.length > length:
+        raise _damaged(f"its spans cover {schedule.length} tokens, but there are {length}")
 
 
 def _is_count(value: Any) -> bool:

@@ -21,8 +21,11 @@ class Undo:
     """The tokens after those.  Empty unless the turn changed the past."""
     cached_tokens: int
     """Cached tokens that the turn left alone."""
-    spans: tuple[Span, ...]
-    """How the cached tokens had been computed."""
+    kept_spans: int
+    """How the cached tokens had been computed: the first so many spans of the schedule, which the turn
+    left alone, ..."""
+    replaced_spans: tuple[Span, ...]
+    """... and the spans after those."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,9 @@ class Turn:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Turn:
         """The inverse of :meth:`to_dict`, also after a trip through JSON."""
-        undo = data["undo"]
-        spans = tuple(Span(**span) for span in undo["spans"])
-        return cls(
-            **{**data, "params": SamplingParams(**data["params"]), "undo": Undo(**{**undo, "spans": spans})}
-        )
+        undo = dict(data["undo"])
+        if "spans" in undo:
+            # Version 1 of snapshots had every span in every turn.
+            undo |= {"kept_spans": 0, "replaced_spans": undo.pop("spans")}
+        undo["replaced_spans"] = tuple(Span(**span) for span in undo["replaced_spans"])
+        return cls(**{**data, "params": SamplingParams(**data["params"]), "undo": Undo(**undo)})

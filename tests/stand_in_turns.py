@@ -18,7 +18,7 @@ Snapshot = dict[str, Any]
 def empty_snapshot(system: str | None, prefill_chunk: int) -> Snapshot:
     """A session without turns."""
     return {
-        "version": 1,
+        "version": 2,
         "system": system,
         "prefill_chunk": prefill_chunk,
         "tokens": [],
@@ -45,7 +45,8 @@ def plain_snapshot(before: Snapshot, tokens: list[int], text: str = "An answer."
             "kept_tokens": len(before["tokens"]),
             "replaced_tokens": [],
             "cached_tokens": len(before["tokens"]),
-            "spans": tuple({"kind": kind, "count": count} for kind, count in before["spans"]),
+            "kept_spans": len(before["spans"]),
+            "replaced_spans": (),
         },
     }
     return {
@@ -54,6 +55,20 @@ def plain_snapshot(before: Snapshot, tokens: list[int], text: str = "An answer."
         "spans": [*before["spans"], ["prefill", len(tokens)]],
         "turns": [*before["turns"], turn],
     }
+
+
+def in_full(snapshot: Snapshot) -> Snapshot:
+    """The same as version 1 of snapshots had it: every turn has all spans from before it."""
+    spans = [{"kind": kind, "count": count} for kind, count in snapshot["spans"]]
+    turns: list[dict[str, Any]] = []
+    for turn in reversed(snapshot["turns"]):
+        undo = dict(turn["undo"])
+        if "spans" in undo:
+            spans = list(undo["spans"])
+        else:
+            spans = [*spans[: undo.pop("kept_spans")], *undo.pop("replaced_spans")]
+        turns.insert(0, {**turn, "undo": {**undo, "spans": spans}})
+    return {**snapshot, "version": 1, "turns": turns}
 
 
 def session_of(snapshot: Snapshot) -> Session:

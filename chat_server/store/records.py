@@ -115,12 +115,6 @@ class NewTurn:
         if not session.turns:
             raise ValueError("the session has no turn that could be stored")
         turn = session.turns[-1]
-        spans = session.schedule.spans
-        kept_spans = 0
-        for before, after in zip(turn.undo.spans, spans, strict=False):
-            if before != after:
-                break
-            kept_spans += 1
         rendered_before = session.turns[-2].rendered if len(session.turns) > 1 else None
         kept_rendered = len(commonprefix([rendered_before or "", turn.rendered or ""]))
         return cls(
@@ -131,8 +125,8 @@ class NewTurn:
             request_hash=request_hash,
             prefill_chunk=session.prefill_chunk,
             added_tokens=tuple(session.tokens[turn.undo.kept_tokens :]),
-            kept_spans=kept_spans,
-            added_spans=spans[kept_spans:],
+            kept_spans=turn.undo.kept_spans,
+            added_spans=session.schedule.spans_from(turn.undo.kept_spans),
             kept_rendered=kept_rendered,
             added_rendered=None if turn.rendered is None else turn.rendered[kept_rendered:],
         )

@@ -149,7 +149,8 @@ def snapshot(session: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> d
             "kept_tokens": kept,
             "replaced_tokens": tokens[kept:],
             "cached_tokens": row["cached_tokens"],
-            "spans": tuple(spans),
+            "kept_spans": row["kept_spans"],
+            "replaced_spans": tuple(spans[row["kept_spans"] :]),
         }
         tokens[kept:] = unpack(row["added_tokens"])
         spans[row["kept_spans"] :] = [asdict(span) for span in _spans(unpack(row["added_spans"]))]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from session_machine import cache_bits, next_logits
+from stand_in_turns import in_full
 from tiny_language_model import answer
 
 from lm_core.errors import InvalidParameter
@@ -100,11 +101,32 @@ def test_a_turn_is_plain_data(talked: Session) -> None:
     assert talked.turns[0].params == SEEDED
 
 
-@pytest.mark.parametrize("version", [None, 0, 2, "1", [1]])
+@pytest.mark.parametrize("version", [None, 0, 3, "1", [1]])
 def test_another_version(version: Any, snapshot: dict[str, Any], chat_model: LanguageModel) -> None:
     """Both versions are told."""
     message = read(chat_model, {**snapshot, "version": version})
-    assert repr(version) in message and message.endswith("reads 1")
+    assert repr(version) in message and message.endswith("reads up to 2")
+
+
+def test_version_1_is_read(talked: Session, snapshot: dict[str, Any], chat_model: LanguageModel) -> None:
+    """It had all spans in every turn; what it leads back to is the same."""
+    for turn in range(3):
+        original, old = talked.fork(), Session.rebuild(chat_model, in_full(snapshot))
+        assert cache_bits(old) == cache_bits(talked)
+        original.revert(turn)
+        old.revert(turn)
+        assert (old.tokens, old.schedule.spans) == (original.tokens, original.schedule.spans)
+
+
+def test_a_snapshot_grows_with_its_turns_and_no_faster(chat_model: LanguageModel) -> None:
+    """A turn tells of the spans that it changed, not of all that were there."""
+    session, sizes = Session(chat_model), []
+    for turns in (20, 40):
+        while len(session.turns) < turns:
+            context = [*session.tokens, 5, 6, 7, 8]
+            list(session.generate(context, SEEDED, max_new_tokens=2))
+        sizes.append(len(json.dumps(session.snapshot())))
+    assert sizes[1] < 2.2 * sizes[0]
 
 
 @pytest.mark.parametrize("data", [None, [], "text", 7, {}])
@@ -160,8 +182,10 @@ DAMAGES: dict[str, Damage] = {
     "undo_reuses_too_much": lambda s: s["turns"][1]["undo"].update(cached_tokens=500),
     "undo_reuses_text": lambda s: s["turns"][1]["undo"].update(cached_tokens="0"),
     "undo_token": lambda s: s["turns"][2]["undo"]["replaced_tokens"].append(999),
-    "undo_span": lambda s: s["turns"][2]["undo"]["spans"].append({"kind": "decode", "count": 99}),
-    "undo_span_field": lambda s: s["turns"][2]["undo"]["spans"].append({"sort": "decode"}),
+    "undo_span": lambda s: s["turns"][2]["undo"]["replaced_spans"].append({"kind": "decode", "count": 99}),
+    "undo_span_field": lambda s: s["turns"][2]["undo"]["replaced_spans"].append({"sort": "decode"}),
+    "undo_keeps_too_many_spans": lambda s: s["turns"][2]["undo"].update(kept_spans=99),
+    "undo_keeps_no_number_of_spans": lambda s: s["turns"][2]["undo"].update(kept_spans="1"),
     "first_turn_follows_something": lambda s: s["turns"][0]["undo"].update(kept_tokens=1),
 }
 

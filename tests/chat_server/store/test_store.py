@@ -275,7 +275,8 @@ def test_long_conversation_is_read_in_as_few_queries_as_a_short_one(store: Store
     queries = []
     for depth in (2, 120):
         while len(live.turns) < depth:
-            undo = Undo(len(live.tokens), [], 0, live.schedule.spans)
+            kept = live.schedule.untouched(live.schedule.length)
+            undo = Undo(len(live.tokens), [], 0, kept, live.schedule.spans_from(kept))
             live.tokens.append(len(live.turns))
             live.schedule.append(1)
             live.turns.append(replace(pattern, rendered=None, undo=undo))

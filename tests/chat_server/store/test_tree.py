@@ -60,7 +60,8 @@ def next_snapshots(draw: st.DrawFn, before: Snapshot) -> Snapshot:
     after = copy.deepcopy(before)
     kept = draw(st.integers(0, len(before["tokens"])))
     after["tokens"][kept:] = draw(TOKENS)
-    after["spans"][draw(st.integers(0, len(before["spans"]))) :] = [list(span) for span in draw(SPANS)]
+    kept_spans = draw(st.integers(0, len(before["spans"])))
+    after["spans"][kept_spans:] = [list(span) for span in draw(SPANS)]
     after["prefill_chunk"] = draw(st.sampled_from([before["prefill_chunk"], 7]))
     rendered = (before["turns"][-1]["rendered"] or "") if before["turns"] else ""
     rendered_kept = draw(st.integers(0, len(rendered)))
@@ -83,7 +84,10 @@ def next_snapshots(draw: st.DrawFn, before: Snapshot) -> Snapshot:
         "kept_tokens": kept,
         "replaced_tokens": before["tokens"][kept:],
         "cached_tokens": turn["cached_tokens"],
-        "spans": tuple({"kind": kind, "count": count} for kind, count in before["spans"]),
+        "kept_spans": kept_spans,
+        "replaced_spans": tuple(
+            {"kind": kind, "count": count} for kind, count in before["spans"][kept_spans:]
+        ),
     }
     return after
 
