@@ -291,6 +291,8 @@ CHECKS: dict[str, Callable[[Any], None]] = {
 
 def judge(name: str, answer: Any) -> Judgement:
     """What the check of exercise ``name`` says about ``answer``."""
+    if answer is None:
+        return Judgement(name, "wrong", f"there is no {name} in the file")
     try:
         CHECKS[name](answer)
     except NotImplementedError:
@@ -299,19 +301,38 @@ def judge(name: str, answer: Any) -> Judgement:
         return Judgement(name, "wrong", str(wrong))
     # Whatever a learner's function raises is an answer too, and not the end of the other checks.
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(last.filename).name}, line {last.lineno}"
-        return Judgement(name, "wrong", f"{type(error).__name__} in {place}: {error}")
+        return Judgement(name, "wrong", _told(error))
     return Judgement(name, "right")
 
 
+def _told(error: Exception) -> str:
+    """What was raised, and where: in the learner's file rather than in a library that it calls."""
+    if isinstance(error, SyntaxError):
+        file, line, text = error.filename or "?", error.lineno, error.msg
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        last = next(
+            (frame for frame in reversed(frames) if "site-packages" not in frame.filename), frames[-1]
+        )
+        file, line, text = last.filename, last.lineno, str(error)
+    return f"{type(error).__name__} in {Path(file).name}, line {line}: {text}"
+
+
 def load(file: Path) -> Any:
-    """The learner's file as a module."""
+    """The learner's file as a module.
+
+    Raises:
+        click.ClickException: Python cannot read it.
+    """
     spec = importlib.util.spec_from_file_location("answers", file)
     if spec is None or spec.loader is None:
         raise click.UsageError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    # As in a check: what a learner's file raises is told, not traced.
+    except Exception as error:
+        raise click.ClickException(_told(error)) from error
     return module
 
 

@@ -231,7 +231,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("reusable", lambda cached, wanted: min(len(cached), len(wanted) - 1), "should be"),
     ("reusable", lambda cached, wanted: 0, "should be"),
     ("softmax", lambda x: 1 / 0, "ZeroDivisionError in test_exercises.py"),
-    ("softmax", None, "TypeError"),
+    ("softmax", None, "there is no softmax in the file"),
 ]
 
 
@@ -274,3 +274,18 @@ def test_the_command_checks_another_file_and_one_exercise(tmp_path: Path) -> Non
     everything = run(mine)
     assert everything.returncode == 1
     assert " 2  rms_norm   right" in everything.stdout and " 4  swiglu     wrong: " in everything.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("def softmax(x)\n    return x\n", "Error: SyntaxError in mine.py, line 1: expected ':'\n"),
+        ("import numpy\nnumpy.nothing\n", "Error: AttributeError in mine.py, line 2: module 'numpy' has no"),
+    ],
+)
+def test_a_file_that_python_cannot_read_is_told_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(text)
+    result = run(mine)
+    assert (result.returncode, result.stdout) == (1, "") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith(told), result.stderr
