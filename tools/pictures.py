@@ -2,13 +2,14 @@
 
     make pictures ARGS='-m models/chat'
 
-What a program wrote is what is drawn.  The line with the command is ours, and the chat model's folder is
-called models/chat wherever it lies.
+What a program wrote is what is drawn.  The line with the command is ours, the chat model's folder is
+called models/chat wherever it lies, and the database has its name alone.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 import tempfile
@@ -38,7 +39,7 @@ def pictures(model: str) -> None:
     """Run the programs and draw what they show."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     _draw("story-teller", *_run("story_teller", "story-teller", ["-m", "models/story", "--seed", "6"]))
-    command, lines = _run("chat_revert", "chat-revert", ["-m", model, "-r", "1.176", "-n", "48"])
+    command, lines = _run("chat_revert", "chat-revert", ["-m", model])
     _draw("chat-revert", command.replace(model, "models/chat"), lines)
     with tempfile.TemporaryDirectory() as folder:
         options = ["-n", "64", "--seed", "4"]
@@ -49,7 +50,8 @@ def pictures(model: str) -> None:
             server.stop()
         for number, lines in enumerate(clients):
             _draw(f"client{number}", f"chat-cli --id user{number}", lines)
-        lines = [_dimmed_time(line.replace(model, "models/chat")) for line in server.log]
+        log = [line.replace(model, "models/chat").replace(f"{folder}{os.sep}", "") for line in server.log]
+        lines = [_dimmed_time(line) for line in log]
         _draw("server", " ".join(["chat-server", *options]), lines, max(map(len, lines)))
 
 
