@@ -23,6 +23,10 @@ class Lengths:
     """Cached before the same decoding is measured at growing contexts."""
     reverted: tuple[int, ...]
     """Lengths of the sessions whose last turn is reverted."""
+    answered: int
+    """Of one answer of the server."""
+    long_prompt: int
+    """Whose memory is measured."""
 
     @classmethod
     def within(cls, context_length: int) -> Lengths:
@@ -36,6 +40,8 @@ class Lengths:
             prefilled=_up_to(context_length, (32, 256, 512)),
             contexts=_up_to(context_length - CONTEXT_TOKENS, (128, 1024, 4096, 8192 - CONTEXT_TOKENS)),
             reverted=_up_to(context_length, (100, 500, 4000)),
+            answered=min(32, context_length // 4),
+            long_prompt=min(4096, context_length),
         )
 
 

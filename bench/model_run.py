@@ -12,6 +12,7 @@ from bench.engines import OWN, ROOFLINE
 from bench.lengths import Lengths
 from bench.roofline import streamed_bytes
 from bench.rows import Contender, Reference, Row, measure_lines
+from bench.server_rows import ServerRows
 from bench.serving import PEAK_MEMORY
 from bench.settings import Settings
 from bench.token_rows import TokenRows
@@ -30,6 +31,9 @@ ROWS = (
     "storage",
     "memory",
     "cold-start",
+    "server",
+    "latency",
+    "ready",
 )
 """What ``--only`` names, in the order it is measured."""
 
@@ -64,6 +68,7 @@ class ModelRun:
                 yield from self._in_storage("bf16", wanted, roofline)
         if "cold-start" in wanted:
             yield self._cold_start()
+        yield from ServerRows(self._model, self._settings, facts).rows(wanted)
 
     def _in_storage(self, dtype: str, wanted: Sequence[str], roofline: Worker) -> Iterator[Row]:
         with ExitStack() as stack:

@@ -20,6 +20,8 @@ class Contender:
     measure: Callable[[], float] | None
     absence: str = ""
     """Why there is no ``measure``."""
+    warm_up: Callable[[], float] | None = None
+    """What its untimed first turn is where a whole one would take too long."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def _trial(contender: Contender) -> str:
     """Why the contender cannot do the work; empty if it can."""
     try:
         if contender.measure is not None:
-            contender.measure()
+            (contender.warm_up or contender.measure)()
     except WorkerError as error:
         return f"failed: {error}"
     return ""

@@ -55,7 +55,7 @@ def serve(open_engine: Callable[[], tuple[dict[str, Any], Mapping[str, Operation
 def _measure(operations: Mapping[str, Operation], request: Mapping[str, Any]) -> float:
     """The mean of as many passes as take the requested seconds together; at least one."""
     if request["operation"] == PEAK_MEMORY:
-        return float(peak_resident_bytes())
+        return float(own_peak_resident_bytes())
     operation, arguments = operations[request["operation"]], request["arguments"]
     started = perf_counter()
     figures = [operation(**arguments)]
@@ -64,15 +64,22 @@ def _measure(operations: Mapping[str, Operation], request: Mapping[str, Any]) ->
     return sum(figures) / len(figures)
 
 
-def peak_resident_bytes() -> int:
+def own_peak_resident_bytes() -> int:
     """The most memory this process has ever had resident, mapped files included."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-    except OSError:
+    peak = peak_resident_bytes(Path("/proc/self/status"))
+    if not peak:
         # Elsewhere the figure may include the parent's, from before this program was started.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else 1024 * peak
-    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return peak
+
+
+def peak_resident_bytes(status: Path) -> int:
+    """The same of any process, by its file in ``/proc``; 0 where there is none."""
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return 0
     return 1024 * int(found.group(1)) if found else 0
 
 

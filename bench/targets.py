@@ -49,6 +49,9 @@ TARGETS = (
     # At most 1.15 times what is needed.
     Target("memory f32", "checkpoint", CHAT, ratio_at_least=0.87),
     Target("cold-start", "rewindlm", value_at_most=0.5),
+    Target("server", "8 sessions", CHAT, ratio_at_least=2.5),
+    Target("server-memory", "checkpoint", CHAT, ratio_at_least=0.87),
+    Target("ready", "chat-server", value_at_most=1.5),
 )
 
 
