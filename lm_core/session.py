@@ -23,6 +23,7 @@ from lm_core.sampler import SamplingParams
 from lm_core.schedule import Schedule
 from lm_core.snapshot import SNAPSHOT_VERSION as SNAPSHOT_VERSION
 from lm_core.snapshot import Snapshot
+from lm_core.speculation import Speculation
 from lm_core.turn import Turn, Undo
 from lm_core.turn_in_progress import GeneratedToken, TurnInProgress
 
@@ -50,6 +51,10 @@ class Session:
         self.turns: list[Turn] = []
         self.prefill_chunk = PREFILL_CHUNK
         """Prompt tokens per :meth:`compute`.  It decides bits, so forks and snapshots keep it."""
+        self.speculate = False
+        """Whether turns compute likely tokens ahead.  It decides no bits, so snapshots do not keep it."""
+        self.speculation: Speculation | None = None
+        """Of the turn in progress."""
 
     # -- taking turns ---------------------------------------------------------------------------
 
@@ -144,15 +149,17 @@ class Session:
             kept_spans=(kept_spans := self.schedule.untouched(reusable)),
             replaced_spans=self.schedule.spans_from(kept_spans),
         )
+        end = context_length if max_new_tokens is None else min(context_length, length + max_new_tokens)
         self.tokens[prepared.kept :] = prepared.added
         self._forget_after(reusable)
+        self.speculation = Speculation(end) if self.speculate else None
         return TurnInProgress(
             language_model=self.language_model,
             tokens=self.tokens,
             question=prepared.question,
             rendered=prepared.rendered,
             params=params or SamplingParams(),
-            end=context_length if max_new_tokens is None else min(context_length, length + max_new_tokens),
+            end=end,
             stop=tuple(stop),
             undo=undo,
         )
@@ -170,19 +177,31 @@ class Session:
                 logits = llama.forward(self.tokens[start : start + span.count], self.cache)
             else:
                 logits = llama.replay(self.tokens[start : start + min(span.count, REPLAY_ROWS)], self.cache)
+        elif self.speculation is not None and start == len(self.tokens) - 1:
+            logits = self.speculation.next_logits(llama, self.tokens, self.cache)
+            self.schedule.append(1)
         else:
             chunk = self.tokens[start : start + self.prefill_chunk]
             logits = llama.forward(chunk, self.cache)
             self.schedule.append(len(chunk))
         return logits if self.cache.length == len(self.tokens) else None
 
+    def foreseen(self) -> F32 | None:
+        """What :meth:`compute` would return, where that takes no time because it was computed ahead."""
+        logits = None if self.speculation is None else self.speculation.foreseen(self.tokens, self.cache)
+        if logits is not None:
+            self.schedule.append(1)
+        return logits
+
     def finish(self, turn: TurnInProgress) -> Turn:
         """Keep a turn that has ended."""
+        self.speculation = None
         self.turns.append(turn.finished())
         return self.turns[-1]
 
     def abort(self, turn: TurnInProgress) -> None:
         """Give a turn up: the session is as it was before it."""
+        self.speculation = None
         self._undo(turn.undo)
 
     def _run(self, turn: TurnInProgress) -> Iterator[GeneratedToken | None]:
@@ -223,6 +242,7 @@ class Session:
         fork.language_model, fork.system = self.language_model, self.system
         fork.tokens, fork.turns = self.tokens.copy(), self.turns.copy()
         fork.schedule, fork.prefill_chunk = Schedule(self.schedule.spans), self.prefill_chunk
+        fork.speculate, fork.speculation = self.speculate, None
         # A borrowed cache, so that going back copies no more than what is kept.
         fork.cache = self.cache.copy_prefix(self._cached_before(turn))
         if turn < len(self.turns):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -29,6 +29,7 @@ PARAMS = st.sampled_from(
     ]
 )
 NEW_TOKENS = st.integers(1, 24)
+SPECULATE = st.booleans()
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,11 @@ class TurnTaken:
     question: str
     params: SamplingParams
     new_tokens: int
+    speculate: bool = False
 
     def start(self, session: Session):  # type: ignore[no-untyped-def]  # noqa: ANN201
         """The iterator of its tokens."""
+        session.speculate = self.speculate
         prompt = session.messages(self.question) if self.prompt is None else self.prompt
         return session.generate(prompt, self.params, max_new_tokens=self.new_tokens)
 
@@ -90,17 +93,18 @@ class SessionMachine(RuleBasedStateMachine):
             assert self.session.tokens == before
             return
         expected = clone(self.expected[-1])
-        for _ in turn.start(expected):
+        # What is expected never speculates.
+        for _ in replace(turn, speculate=False).start(expected):
             pass
         self.expected.append(expected)
 
-    @rule(question=QUESTIONS, params=PARAMS, new_tokens=NEW_TOKENS)
-    def ask(self, question: str, params: SamplingParams, new_tokens: int) -> None:
-        self.take(TurnTaken(None, question, params, new_tokens))
+    @rule(question=QUESTIONS, params=PARAMS, new_tokens=NEW_TOKENS, speculate=SPECULATE)
+    def ask(self, question: str, params: SamplingParams, new_tokens: int, speculate: bool) -> None:
+        self.take(TurnTaken(None, question, params, new_tokens, speculate))
 
-    @rule(text=QUESTIONS, params=PARAMS, new_tokens=NEW_TOKENS)
-    def append_text(self, text: str, params: SamplingParams, new_tokens: int) -> None:
-        self.take(TurnTaken(text, text, params, new_tokens))
+    @rule(text=QUESTIONS, params=PARAMS, new_tokens=NEW_TOKENS, speculate=SPECULATE)
+    def append_text(self, text: str, params: SamplingParams, new_tokens: int, speculate: bool) -> None:
+        self.take(TurnTaken(text, text, params, new_tokens, speculate))
 
     @precondition(lambda self: self.session.tokens)
     @rule(cut=st.floats(0, 1), added=st.lists(st.integers(3, 200), min_size=1, max_size=40), params=PARAMS)
@@ -108,10 +112,10 @@ class SessionMachine(RuleBasedStateMachine):
         kept = self.session.tokens[: int(cut * len(self.session.tokens))]
         self.take(TurnTaken(kept + added, "", params, 3))
 
-    @rule(question=QUESTIONS, params=PARAMS, tokens=st.integers(0, 5))
-    def cancel(self, question: str, params: SamplingParams, tokens: int) -> None:
+    @rule(question=QUESTIONS, params=PARAMS, tokens=st.integers(0, 5), speculate=SPECULATE)
+    def cancel(self, question: str, params: SamplingParams, tokens: int, speculate: bool) -> None:
         try:
-            generation = TurnTaken(None, question, params, 6).start(self.session)
+            generation = TurnTaken(None, question, params, 6, speculate).start(self.session)
         except ContextLengthExceeded:
             return
         taken = 0
