@@ -1,8 +1,9 @@
 """What the tile sizes in ``lm_core/linear.py`` rest on: ``python -m bench.kernels``.
 
-Three tables: matrix-vector products by the size of the matrix, with one thread and with all;
-a long row of weights streamed from memory in tiles, for one row and for several; and bf16 widened
-to float32, by the size of the tile, by one thread and by two at once.
+Four tables: matrix-vector products by the size of the matrix, with one thread and with all;
+a long row of weights streamed from memory in tiles, for one row and for several; bf16 widened
+to float32, by the size of the tile, by one thread and by two at once, and widened and multiplied by
+one; and matrix-matrix products by the number of rows, with the weights on the right and on the left.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ PRODUCT_ROWS = (128, 256, 512, 799, 800, 1024, 1536, 3072)
 
 TILE_ROWS = (799, 1024, 1536, 3072, 6144, 24576)
 CONVERTED_ROWS = (64, 128, 256, 512, 1024, 1536, 3072)
+PROMPT_ROWS = (4, 16, 32, 64, 128, 256)
 STREAMED_ROWS = 98_304
 REPEATS = 7
 
@@ -80,7 +82,9 @@ def conversions(rows: Sequence[int] = CONVERTED_ROWS, streamed: int = STREAMED_R
     """Thousand million bf16 weights widened in a second, from memory, by rows of a tile."""
     import numpy as np
 
-    pairs = np.ones((streamed, WIDTH // 2), np.uint32)
+    # Ones: what other bit patterns stand for could be numbers that a processor is slow with.
+    pairs = np.full((streamed, WIDTH // 2), 0x3F803F80, np.uint32)
+    halves_of_x = np.ones((2, 1, WIDTH // 2), np.float32)
     half, mask = streamed // 2, np.uint32(0xFFFF0000)
 
     def widen(first: int, last: int, count: int) -> None:
@@ -88,6 +92,14 @@ def conversions(rows: Sequence[int] = CONVERTED_ROWS, streamed: int = STREAMED_R
         for start in range(first, last - count + 1, count):
             np.left_shift(pairs[start : start + count], 16, out=even)
             np.bitwise_and(pairs[start : start + count], mask, out=odd)
+
+    def multiply(count: int) -> None:
+        halves = np.empty((2, count, WIDTH // 2), np.uint32)
+        products = np.empty((2, 1, count), np.float32)
+        for start in range(0, streamed - count + 1, count):
+            np.left_shift(pairs[start : start + count], 16, out=halves[0])
+            np.bitwise_and(pairs[start : start + count], mask, out=halves[1])
+            np.matvec(halves.view(np.float32)[:, None], halves_of_x, out=products)
 
     with ThreadPoolExecutor(2) as pool:
         for count in rows:
@@ -100,17 +112,39 @@ def conversions(rows: Sequence[int] = CONVERTED_ROWS, streamed: int = STREAMED_R
 
             together = streamed * WIDTH / seconds_of(both) / 1e9
             size = 4 * count * WIDTH / 1e6
-            yield f"tiles of {size:5.2f} MB: {alone:5.1f} G/s by one thread, {together:5.1f} G/s by two"
+            multiplied = streamed * WIDTH / seconds_of(partial(multiply, count)) / 1e9
+            yield (
+                f"tiles of {size:5.2f} MB: {alone:5.1f} G/s by one thread, {together:5.1f} G/s by two, "
+                f"{multiplied:5.1f} G/s multiplied too"
+            )
+
+
+def prompts(rows: Sequence[int] = PROMPT_ROWS, matrix_rows: int = 1536) -> Iterator[str]:
+    """GFLOP/s of a matrix-matrix product, by the number of rows that it is for."""
+    import numpy as np
+
+    weights = np.ones((matrix_rows, WIDTH), np.float32)
+    for count in rows:
+        x, y = np.ones((count, WIDTH), np.float32), np.empty((count, matrix_rows), np.float32)
+
+        def left(x: Any = x, y: Any = y) -> None:
+            y[...] = np.matmul(weights, x.T).T
+
+        gflops = 2 * count * weights.size / 1e9
+        from_right = gflops / seconds_of(partial(np.matmul, x, weights.T, out=y))
+        from_left = gflops / seconds_of(left)
+        yield f"{count:4} rows: {from_right:5.0f} GFLOP/s on the right, {from_left:5.0f} GFLOP/s on the left"
 
 
 def main() -> None:
-    """Print the three tables."""
+    """Print the tables."""
     blas.prepare()
     sys.stdout.write(f"{blas.describe()}\n")
     for title, table in (
         ("float32 matrix-vector products from the cache", products),
         ("float32 weights streamed from memory", tiles),
         ("bf16 widened to float32", conversions),
+        ("float32 matrix-matrix products", prompts),
     ):
         sys.stdout.write(f"\n{title}\n")
         for line in table():

@@ -7,7 +7,6 @@ matrix-vector product, on all threads.  Model and dtype are not used: every work
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,14 +23,9 @@ ASSUMED_CACHE_BYTES = 32 << 20
 """Last-level cache where the system does not tell."""
 
 
-def last_level_cache_bytes(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+def last_level_cache_bytes(root: Path = blas.CACHES) -> int:
     """The largest cache of the first core."""
-    sizes = []
-    for file in root.glob("index*/size"):
-        found = re.fullmatch(r"(\d+)([KM])", file.read_text(encoding="ascii").strip())
-        if found:
-            sizes.append(int(found.group(1)) << (10 if found.group(2) == "K" else 20))
-    return max(sizes, default=ASSUMED_CACHE_BYTES)
+    return max(blas.cache_bytes(root).values(), default=ASSUMED_CACHE_BYTES)
 
 
 def streamed_bytes(cache_bytes: int) -> int:

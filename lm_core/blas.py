@@ -58,6 +58,31 @@ def _cpu_fields() -> dict[str, str]:
     return fields
 
 
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+"""Where Linux describes the first core's caches."""
+
+USUAL_SECOND_LEVEL_CACHE = 1 << 20
+"""Bytes, where the system does not tell."""
+
+
+def second_level_cache_bytes(root: Path = CACHES) -> int:
+    """The size of the cache that a core has to itself."""
+    return cache_bytes(root).get(2, USUAL_SECOND_LEVEL_CACHE)
+
+
+def cache_bytes(root: Path = CACHES) -> dict[int, int]:
+    """Bytes of the first core's caches that hold data, by level; empty where the system does not tell."""
+    sizes: dict[int, int] = {}
+    for index in root.glob("index*"):
+        try:
+            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+            if kind != "Instruction":
+                sizes[int(level)] = int(size[:-1]) << {"K": 10, "M": 20}[size[-1:]]
+        except (OSError, ValueError, KeyError):
+            continue
+    return sizes
+
+
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 """What OpenBLAS reads when it is loaded."""
 

@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 F32 = npt.NDArray[np.float32]
 
-QUERY_BLOCK = 256
-"""Queries scored at once in :func:`causal_attention`, which bounds its memory to
-``4 · H · QUERY_BLOCK · S`` bytes and skips most of what the causal mask would hide."""
+QUERY_BLOCK = 64
+"""Queries scored at once in :func:`causal_attention`, for the heads that share keys: few enough that
+the scores of a usual prompt stay in a core's own cache, and nearly nothing is scored only to be
+hidden.  It bounds the memory to ``4 · G · QUERY_BLOCK · S`` bytes."""
 
 LONG_CONTEXT = 384
 """Positions from which :func:`row_attention` scores each query by a product of its own."""
@@ -107,25 +108,27 @@ def causal_attention(query: F32, keys: F32, values: F32, window: int | None = No
     """
     T, H, d = query.shape
     K, S, _ = keys.shape
-    scaled = query * np.float32(d**-0.5)
-    # [T, K, G, d] -> [K, G, T, d]: the heads that share keys become one tall matrix.
-    grouped = scaled.reshape(T, K, H // K, d).transpose(1, 2, 0, 3)
-    out = np.empty((T, K, H // K, d), dtype=np.float32)
+    G = H // K
+    # [T, H, d] -> [K, G, T, d]: the heads that share keys become one tall matrix.
+    grouped = (query * np.float32(d**-0.5)).reshape(T, K, G, d).transpose(1, 2, 0, 3)
+    out = np.empty((T, K, G, d), dtype=np.float32)
     for start in range(0, T, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, T)
         first = 0 if window is None else max(0, S - T + start + 1 - window)
         last = S - T + stop
-        block = grouped[:, :, start:stop].reshape(K, -1, d)
-        scores = np.matmul(block, keys[:, first:last].swapaxes(1, 2))
-        scores = scores.reshape(K, H // K, stop - start, last - first)
-        scores += _causal_mask(stop - start, last - first, window)
-        attended = _attend(scores.reshape(K, -1, last - first), values[:, first:last])
-        out[start:stop] = attended.reshape(K, H // K, stop - start, d).transpose(2, 0, 1, 3)
+        mask = _causal_mask(stop - start, last - first, window)
+        for head in range(K):
+            queries = grouped[head, :, start:stop].reshape(-1, d)
+            scores = np.matmul(queries, keys[head, first:last].T)
+            by_query = scores.reshape(G, stop - start, last - first)
+            by_query[:, :, last - first - mask.shape[1] :] += mask
+            attended = _attend(scores, values[head, first:last])
+            out[start:stop, head] = attended.reshape(G, stop - start, d).swapaxes(0, 1)
     return out.reshape(T, H * d)
 
 
 def _attend(scores: F32, values: F32) -> F32:
-    """Softmax of ``scores [K, N, S]`` over S, times ``values [K, S, d]`` ``-> [K, N, d]``."""
+    """Softmax of ``scores [..., N, S]`` over S, times ``values [..., S, d]`` ``-> [..., N, d]``."""
     # In place: the scores are nobody else's.
     weights = np.subtract(scores, scores.max(axis=-1, keepdims=True), out=scores)
     np.exp(weights, out=weights)
@@ -136,8 +139,12 @@ def _attend(scores: F32, values: F32) -> F32:
 
 
 def _causal_mask(T: int, S: int, window: int | None) -> F32:
-    """``[T, S]``: 0 where the last T of S positions may look, -inf elsewhere."""
-    distance = np.arange(S - T, S)[:, None] - np.arange(S)[None, :]
+    """What hides the future: 0 where the last T of S positions may look, -inf elsewhere.
+
+    ``[T, T]`` for the last T of the S keys, the only ones that could be hidden; with a window, ``[T, S]``.
+    """
+    seen = T if window is None else S
+    distance = np.arange(seen - T, seen)[:, None] - np.arange(seen)[None, :]
     hidden = distance < 0
     if window is not None:
         hidden |= distance >= window

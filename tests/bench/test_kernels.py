@@ -14,17 +14,17 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _rates(line: str) -> list[float]:
-    return [float(rate) for rate in re.findall(r"([\d.]+) GB?/s", line)]
+    return [float(rate) for rate in re.findall(r"([\d.]+) (?:GB?|GFLOP)/s", line)]
 
 
 def test_each_size_has_a_line_with_its_rate() -> None:
     lines = [
         *kernels.products(rows=(64, 800)),
         *kernels.tiles(rows=(64,), streamed=256),
+        *kernels.prompts(rows=(3,), matrix_rows=40),
         *kernels.conversions(rows=(64,), streamed=256),
     ]
-    assert len(lines) == 4
-    assert all(len(_rates(line)) == 2 for line in lines), lines
+    assert [len(_rates(line)) for line in lines] == [2, 2, 2, 2, 3], lines
     assert "460,800 weights" in lines[1]
 
 

@@ -6,9 +6,11 @@ from bench.roofline import ASSUMED_CACHE_BYTES, last_level_cache_bytes
 
 
 def test_the_last_level_is_the_largest_cache(tmp_path: Path) -> None:
-    for index, size in enumerate(("48K", "1024K", "32M")):
-        (tmp_path / f"index{index}").mkdir()
-        (tmp_path / f"index{index}" / "size").write_text(size + "\n")
+    for level, size in (("1", "48K"), ("2", "1024K"), ("3", "32M")):
+        cache = tmp_path / f"index{level}"
+        cache.mkdir()
+        for name, text in (("level", level), ("type", "Unified"), ("size", size)):
+            (cache / name).write_text(text + "\n")
     assert last_level_cache_bytes(tmp_path) == 32 << 20
 
 

@@ -51,6 +51,27 @@ def test_too_late_is_not_pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "OPENBLAS_CORETYPE" not in os.environ
 
 
+def test_caches_are_read_from_the_system(tmp_path: Path) -> None:
+    """Those that hold data, by level; the one for instructions does not count."""
+    caches = [
+        ("1", "Data", "32K"),
+        ("1", "Instruction", "64K"),
+        ("2", "Unified", "2048K"),
+        ("3", "Unified", "36M"),
+    ]
+    for index, described in enumerate(caches):
+        folder = tmp_path / f"index{index}"
+        folder.mkdir()
+        for name, text in zip(("level", "type", "size"), described, strict=True):
+            (folder / name).write_text(text + "\n")
+    assert blas.cache_bytes(tmp_path) == {1: 32 << 10, 2: 2 << 20, 3: 36 << 20}
+    assert blas.second_level_cache_bytes(tmp_path) == 2 << 20
+    (tmp_path / "index2/size").write_text("\n")
+    (tmp_path / "index3/level").unlink()
+    assert blas.cache_bytes(tmp_path) == {1: 32 << 10}
+    assert blas.second_level_cache_bytes(tmp_path) == blas.USUAL_SECOND_LEVEL_CACHE
+
+
 def test_setting_up_does_not_import_numpy() -> None:
     """Or it would be too late already; nor does the package itself, until a name of it is used."""
     code = (

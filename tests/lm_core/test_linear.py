@@ -67,6 +67,7 @@ def check(storage: str, regime: str, rows: list[int], columns: int, T: int, bias
 def test_product(storage: str, regime: str, T: int, tile_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of one row, of some rows, and of all: none is forgotten, none taken twice."""
     monkeypatch.setattr(linear, "TILE_BYTES", tile_bytes)
+    monkeypatch.setattr(linear, "WIDENED_TILE_BYTES", tile_bytes)
     check(storage, regime, [37], 26, T)
 
 
@@ -79,8 +80,16 @@ def test_several_parts_with_bias(
 ) -> None:
     """Projections of one input, as one matrix in memory or as several."""
     monkeypatch.setattr(linear, "TILE_BYTES", tile_bytes)
+    monkeypatch.setattr(linear, "WIDENED_TILE_BYTES", tile_bytes)
     monkeypatch.setattr(linear, "JOINED_BYTES", joined_bytes)
     check(storage, regime, [24, 8, 8], 52, 3, bias=True)
+
+
+@STORAGES
+@pytest.mark.parametrize("T", [linear.FEW_ROWS, linear.FEW_ROWS + 1])
+def test_few_and_many_rows(storage: str, T: int) -> None:
+    """GEMM from either side."""
+    check(storage, "prefill", [24, 9], 52, T, bias=True)
 
 
 @REGIMES
