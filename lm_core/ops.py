@@ -94,10 +94,7 @@ def row_attention(query: F32, keys: F32, values: F32) -> F32:
         scores = np.matmul(grouped, keys.swapaxes(1, 2))
     else:
         # GEMM would rearrange all keys for the few queries of a group; one query at a time reads them.
-        scores = np.empty((*grouped.shape[:2], S), dtype=np.float32)
-        for head_keys, queries, products in zip(keys, grouped, scores, strict=True):
-            for one, product in zip(queries, products, strict=True):
-                head_keys.dot(one, out=product)
+        scores = np.matvec(keys[:, None], grouped)
     return _attend(scores, values).reshape(-1)
 
 
