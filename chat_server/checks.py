@@ -66,6 +66,7 @@ class Checks:
             stop=manner.stop,
             request_id=request_id,
             request_hash=request.request_hash,
+            tell_text=request.stream,
         )
 
     def check_system(self, system: str) -> None:

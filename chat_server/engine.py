@@ -209,7 +209,7 @@ class LocalEngine:
         except Exception as error:
             self._fail(running, error)
             return
-        if token.text:
+        if token.text and running.job.tell_text:
             self._emit(running.job.ticket, Text(token.text))
         if running.turn.ended:
             self._finish(running)

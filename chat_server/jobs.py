@@ -39,6 +39,8 @@ class Job:
     stop: tuple[str, ...]
     request_id: str
     request_hash: str
+    tell_text: bool = True
+    """Whether anybody wants to see the text while it is made."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Failed:
 
 
 Event = Text | Finished | Cancelled | Failed
-"""A job sends any number of :class:`Text`, and then exactly one of the others."""
+"""A job sends any number of :class:`Text`, if it is to, and then exactly one of the others."""
 
 Deliver = Callable[[Event], None]
 """Called on the event loop's thread."""

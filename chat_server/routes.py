@@ -105,18 +105,18 @@ async def generate(request: Request, session_id: SessionId, service: Service, ow
     raw = await raw_body(request, b"[")
     if raw is not None:
         ids = await read(request, partial(parse, TOKEN_IDS, param="content"), raw)
-        turn, stream = TurnRequest(ids, Sampling()), False
+        turn = TurnRequest(ids, Sampling())
     else:
         body, digest = await question(request)
-        turn = TurnRequest.from_body(body, digest)
         accepts_stream = MEDIA_TYPE in request.headers.get("accept", "").lower()
         stream = accepts_stream if body.stream is None else body.stream
+        turn = TurnRequest.from_body(body, digest, stream)
     generation = service.generate(owner, session_id, turn)
     watch = DisconnectWatch(request, generation)
     streaming = False
     try:
         await generation.accepted()
-        if stream:
+        if turn.stream:
             streaming = True
             return EventStream(generation, watch)
         done = await generation.result()

@@ -13,7 +13,6 @@ from starlette.types import Receive, Scope, Send
 
 from chat_server.answers import turn_fields
 from chat_server.errors import RequestError
-from chat_server.jobs import Text
 from chat_server.service import CLIENT_GONE
 from chat_server.turns import Done, Generation
 
@@ -62,29 +61,24 @@ class EventStream(Response):
 
 
 async def _events(generation: Generation) -> AsyncIterator[bytes]:
-    told: asyncio.Task[Text | Done] | None = None
-    try:
-        while True:
-            told = told or asyncio.get_running_loop().create_task(generation.next())
-            await asyncio.wait([told], timeout=KEEP_ALIVE_SECONDS)
-            if not told.done():
-                yield b": keep-alive\n\n"
-                continue
-            try:
-                piece, told = told.result(), None
-            except RequestError as error:
-                yield _event("error", error.body())
-                return
-            if isinstance(piece, Done):
-                if not piece.new_tokens:
-                    # A turn of an earlier request, which was never streamed here.
-                    yield _event("token", {"text": piece.turn.text})
-                yield _event("done", turn_fields(piece.turn))
-                return
-            yield _event("token", {"text": piece.text})
-    finally:
-        if told is not None:
-            told.cancel()
+    while True:
+        try:
+            # Once a token: no task is made for it.  What comes while time runs out is not lost.
+            async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                piece = await generation.next()
+        except TimeoutError:
+            yield b": keep-alive\n\n"
+            continue
+        except RequestError as error:
+            yield _event("error", error.body())
+            return
+        if isinstance(piece, Done):
+            if not piece.new_tokens:
+                # A turn of an earlier request, which was never streamed here.
+                yield _event("token", {"text": piece.turn.text})
+            yield _event("done", turn_fields(piece.turn))
+            return
+        yield _event("token", {"text": piece.text})
 
 
 def _event(name: str, data: dict[str, Any]) -> bytes:

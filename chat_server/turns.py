@@ -25,6 +25,7 @@ class TurnRequest:
     request_id: str | None = None
     request_hash: str = ""
     expected_turn: int | None = None
+    stream: bool = False
 
     @property
     def kind(self) -> PromptKind:
@@ -32,10 +33,10 @@ class TurnRequest:
         return "messages" if isinstance(self.prompt, str) else "tokens"
 
     @classmethod
-    def from_body(cls, body: Generate, request_hash: str) -> TurnRequest:
+    def from_body(cls, body: Generate, request_hash: str, stream: bool) -> TurnRequest:
         """The request of a JSON object."""
         sampling = Sampling.model_construct(**{name: getattr(body, name) for name in Sampling.model_fields})
-        return cls(body.content, sampling, body.request_id, request_hash, body.expected_turn)
+        return cls(body.content, sampling, body.request_id, request_hash, body.expected_turn, stream)
 
 
 @dataclass(frozen=True)

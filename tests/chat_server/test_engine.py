@@ -41,6 +41,7 @@ class Driver:
         new_tokens: int = 5,
         seed: int = 1,
         version: int = 0,
+        tell_text: bool = True,
     ) -> Job:
         session = Session(self.language_model) if session is None else session
         job = Job(
@@ -55,6 +56,7 @@ class Driver:
             stop=(),
             request_id=str(ticket),
             request_hash="",
+            tell_text=tell_text,
         )
         self.told[ticket] = []
         self.engine.submit(job, self.told[ticket].append)
@@ -94,6 +96,17 @@ def test_each_gets_what_it_gets_alone(language_model: LanguageModel) -> None:
         record = driver.finished(ticket).record
         assert list(record.added_tokens) == expected.tokens
         assert record.added_spans == expected.schedule.spans
+
+
+def test_nobody_is_told_what_nobody_wants_to_see(language_model: LanguageModel) -> None:
+    """A turn that is not streamed wakes the event loop once, and is the same turn."""
+    driver = Driver(language_model)
+    driver.submit(0, "Once upon a time", seed=5, new_tokens=12)
+    driver.submit(1, "Once upon a time", seed=5, new_tokens=12, tell_text=False)
+    driver.run()
+    (alone,) = driver.told[1]
+    assert isinstance(alone, Finished)
+    assert alone.record.turn.text == driver.finished(0).record.turn.text
 
 
 def test_a_long_prompt_stalls_nobody_for_more_than_a_chunk(language_model: LanguageModel) -> None:
