@@ -23,6 +23,8 @@ class Lengths:
     """Cached before the same decoding is measured at growing contexts."""
     reverted: tuple[int, ...]
     """Lengths of the sessions whose last turn is reverted."""
+    speculated: int
+    """Generated with and without speculation."""
     answered: int
     """Of one answer of the server."""
     long_prompt: int
@@ -40,6 +42,7 @@ class Lengths:
             prefilled=_up_to(context_length, (32, 256, 512)),
             contexts=_up_to(context_length - CONTEXT_TOKENS, (128, 1024, 4096, 8192 - CONTEXT_TOKENS)),
             reverted=_up_to(context_length, (100, 500, 4000)),
+            speculated=min(64, context_length // 4),
             answered=min(32, context_length // 4),
             long_prompt=min(4096, context_length),
         )

@@ -26,6 +26,7 @@ ROWS = (
     "prefill",
     "batch",
     "context",
+    "speculation",
     "rebuild",
     "revert",
     "storage",
@@ -92,6 +93,8 @@ class ModelRun:
                 yield rows.batch()
             if "context" in wanted:
                 yield rows.context()
+            if "speculation" in wanted:
+                yield from rows.speculation()
             if "rebuild" in wanted:
                 yield rows.rebuild()
             # Going back has nothing to do with how the weights are stored.
@@ -101,6 +104,7 @@ class ModelRun:
                 yield rows.storage(stack.enter_context(self._worker(OWN, "f32")))
         if "memory" in wanted:
             yield self._memory(dtype)
+            yield self._prompt_memory(dtype)
 
     def _bandwidth(self, roofline: Worker) -> Row:
         def reading(place: str, size: int) -> Contender:
@@ -148,6 +152,36 @@ class ModelRun:
                         "checkpoint",
                         needed / (1 << 20),
                         "the weights' files, and this text's keys and values",
+                    )
+                ],
+            ),
+        )
+
+    def _prompt_memory(self, dtype: str) -> Row:
+        """What a long prompt takes beside its keys and values must not grow with its square."""
+        facts = self.facts[dtype]
+        count = Lengths.within(facts["context_length"]).long_prompt
+        needed = facts["checkpoint_bytes"] + facts["kv_bytes_per_token"] * count
+
+        def peak() -> float:
+            with self._worker(OWN, dtype) as worker:
+                worker.ask("prefill", count=count)
+                return worker.ask(PEAK_MEMORY) / (1 << 20)
+
+        return Row(
+            key=f"prompt-memory {dtype}",
+            title=f"peak resident memory, prompt of {count:,} tokens, {dtype}",
+            unit="MiB",
+            higher_is_better=False,
+            # Once: it takes seconds, and a peak hardly varies.
+            lines=measure_lines(
+                [Contender(OWN.name, peak, warm_up=lambda: 0.0)],
+                1,
+                [
+                    Reference(
+                        "checkpoint",
+                        needed / (1 << 20),
+                        "the weights' files, and the prompt's keys and values",
                     )
                 ],
             ),

@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from bench.serving import Operation, operations_of, serve
+from bench.texts import ORDINARY, REPEATING
 from bench.token_ids import spread_ids
 from lm_core import blas
 
@@ -68,6 +69,29 @@ class OwnOperations:
     def sampled(self, prompt: int, count: int) -> float:
         """A prompt and ``count`` sampled tokens, by the settings that stories are told with."""
         return self._generate(prompt, count, _params())
+
+    def continued(self, repeating: int, ahead: int, count: int) -> float:
+        """``count`` tokens after a text and a first one; with ``ahead``, by prompt-lookup speculation.
+
+        A text that repeats itself is continued greedily, so that it goes on repeating; another one
+        with sampling, so that it does not begin to.
+        """
+        from lm_core.generation import generate
+
+        context_length = self._llama.config.context_length
+        ids = self._language_model.tokenizer.encode(REPEATING if repeating else ORDINARY)
+        generation = generate(
+            self._llama,
+            ids[-(context_length - count - 1) :],
+            _params(temperature=0.0 if repeating else 1.0),
+            max_new_tokens=count + 1,
+            speculate=bool(ahead),
+        )
+        next(generation)
+        start = perf_counter()
+        for _ in generation:
+            pass
+        return perf_counter() - start
 
     def turn(self, prompt: int, count: int) -> float:
         """A session's turn: what it takes to generate ``count`` tokens again."""

@@ -43,6 +43,8 @@ TARGETS = (
     Target("prefill 512 f32", "llama.cpp", ratio_at_least=2.0),
     Target("batch f32", "8 sessions", CHAT, ratio_at_least=2.5),
     Target("context f32", "4096 tokens", ratio_at_least=0.7),
+    Target("speculation ordinary f32", "speculating", ratio_at_least=0.98),
+    Target("speculation ordinary bf16", "speculating", ratio_at_least=0.98),
     Target("rebuild f32", "generate again", ratio_at_least=2.0),
     # The time at 4,000 tokens is that at 100, within what a loaded machine lets one measure.
     Target("revert", "4000 tokens", ratio_at_least=0.5),

@@ -124,6 +124,28 @@ class TokenRows:
             comparison="each line against the first",
         )
 
+    def speculation(self) -> Iterator[Row]:
+        """Computing likely tokens ahead: what it gains where a text repeats itself, and costs elsewhere."""
+        count = self._lengths.speculated
+        for kind, how in (("ordinary", "sampled"), ("repeating", "greedy")):
+            yield self._row(
+                f"speculation {kind} {self._dtype}",
+                f"generate {count} tokens of {kind} text, {how}, {self._dtype}",
+                [
+                    self._rate(
+                        label,
+                        self._own,
+                        "continued",
+                        count,
+                        repeating=int(kind == "repeating"),
+                        ahead=ahead,
+                        count=count,
+                    )
+                    for ahead, label in enumerate(("one by one", "speculating"))
+                ],
+                comparison="each line against the first",
+            )
+
     def rebuild(self) -> Row:
         """Getting a session's lost cache back, beside taking the turn again."""
         prompt, count = self._lengths.prompt, self._lengths.generated

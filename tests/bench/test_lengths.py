@@ -23,6 +23,7 @@ def test_a_usual_context_gets_the_usual_lengths() -> None:
         prefilled=(32, 256, 512),
         contexts=(128, 1024),
         reverted=(100, 500),
+        speculated=64,
         answered=32,
         long_prompt=2048,
     )

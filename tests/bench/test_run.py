@@ -31,9 +31,12 @@ LABELS = {
     "prefill 32 f32": ["rewindlm", *PEER_NAMES],
     "batch f32": SESSIONS,
     "context f32": ["24 tokens"],
+    "speculation ordinary f32": ["one by one", "speculating"],
+    "speculation repeating f32": ["one by one", "speculating"],
     "rebuild f32": ["rebuild", "generate again"],
     "revert": ["32 tokens"],
     "memory f32": ["rewindlm", *PEER_NAMES, "checkpoint"],
+    "prompt-memory f32": ["rewindlm", "checkpoint"],
     "cold-start": ["rewindlm", "transformers"],
     "server": SESSIONS,
     "server-decode": SESSIONS,
@@ -42,8 +45,7 @@ LABELS = {
     "between-tokens": PERCENTILES,
     "ready": ["chat-server"],
 }
-ONCE = ["server-memory"]
-"""Measured at the end of all repeats."""
+ONCE = ["prompt-memory f32", "server-memory"]
 TOO_SHORT = ("server-decode", "16 sessions")
 """16 answers of 16 tokens each, of which one begins with each step, are hardly ever all under way."""
 

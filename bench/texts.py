@@ -1,0 +1,16 @@
+"""The texts that prompt-lookup speculation is measured on."""
+
+from __future__ import annotations
+
+ORDINARY = (
+    "Once upon a time there was a small house at the edge of a dark wood. An old woman lived in it "
+    "with her cat and a garden full of herbs. One morning a boy came down the path with a letter in "
+    "his hand. He had walked all night, his shoes were wet, and he was too shy to knock."
+)
+"""Nothing in it is said twice."""
+
+REPEATING = "".join(
+    f"{number}. The red bird sat on the old fence and sang the song that it had learned from its mother.\n"
+    for number in range(1, 7)
+)
+"""Each line is the one before it, but for its number."""
