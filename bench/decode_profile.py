@@ -112,7 +112,7 @@ def _bounds(
         Bound("without attention's products", products / whole),
         Bound(
             "at the least: less all that measuring costs, and the Python on the way to each product",
-            max(0.0, products - on_the_way - measuring) / undisturbed,
+            max(0.0, products - on_the_way - measuring) / (whole - measuring),
         ),
     ]
 
