@@ -11,6 +11,7 @@ import numpy as np
 
 from bench.profile_report import Bound, Pass, Profile, median_parts
 from bench.stopwatch import Stopwatch
+from bench.targets import CHAT
 from bench.token_ids import spread_ids
 from lm_core import linear, ops, rotary
 from lm_core.kv_cache import KVCache
@@ -46,6 +47,7 @@ MOST_VISIBLE_CONTEXT = ops.LONG_CONTEXT
 """From so many positions on, scores are made by a method of arrays, which no instrument sees."""
 
 TARGET = 0.85
+"""For the chat model; a small one's products are done before NumPy has been called."""
 
 EMPTY_CALLS = 2000
 
@@ -88,12 +90,19 @@ def measure(model: Path, dtype: str, context: int, tokens: int, repeats: int) ->
         calls=calls,
         whole=sum(parts.values()),
         undisturbed=undisturbed,
-        bounds=_bounds(parts, calls, undisturbed, storage, context + tokens),
+        bounds=_bounds(
+            parts, calls, undisturbed, storage, context + tokens, TARGET if name in CHAT else None
+        ),
     )
 
 
 def _bounds(
-    parts: dict[str, float], calls: dict[str, float], undisturbed: float, storage: str, longest: int
+    parts: dict[str, float],
+    calls: dict[str, float],
+    undisturbed: float,
+    storage: str,
+    longest: int,
+    target: float | None,
 ) -> list[Bound]:
     whole = sum(parts.values())
     products = parts[PRODUCTS] + parts[CONVERSION]
@@ -107,7 +116,7 @@ def _bounds(
         Bound(
             f"BLAS and conversion, attention's products included{remark}",
             (products + attention) / whole,
-            at_least=TARGET,
+            at_least=target,
         ),
         Bound("without attention's products", products / whole),
         Bound(
