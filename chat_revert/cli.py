@@ -14,6 +14,7 @@ from lm_cli.options import (
     engine_options,
     max_tokens_option,
     sampling_options,
+    speculate_option,
     version_option,
 )
 from lm_cli.program import FAILED
@@ -38,7 +39,16 @@ Every option can also be set as an environment variable, as in CHAT_REVERT_SEED=
 
 OF_THE_SCRIPT = ("random_reverts",)
 OF_THE_SERVER = ("api_key",)
-OF_THE_MODEL = ("model", "dtype", "threads", "turns", "random_reverts", "chat_template", "no_pull")
+OF_THE_MODEL = (
+    "model",
+    "dtype",
+    "threads",
+    "speculate",
+    "turns",
+    "random_reverts",
+    "chat_template",
+    "no_pull",
+)
 
 
 @click.command("chat-revert", help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,6 +63,7 @@ OF_THE_MODEL = ("model", "dtype", "threads", "turns", "random_reverts", "chat_te
 @max_tokens_option(128, "Tokens per answer.")
 @sampling_options(temperature=0.65, top_k=35, top_p=0.55)
 @engine_options()
+@speculate_option()
 @click.option("--turns", type=click.IntRange(min=1), help="Run a random script of this many turns instead.")
 @click.option(
     "--random-reverts",
@@ -79,6 +90,7 @@ def chat_revert(
     seed: int | None,
     dtype: str,
     threads: int | None,
+    speculate: bool,
     turns: int | None,
     random_reverts: int | None,
     chat_template: str | None,
@@ -122,10 +134,10 @@ def chat_revert(
         folder = model_folder(model, pull=not no_pull, progress=terminal_progress())
         language_model = LanguageModel.from_pretrained(folder, dtype, chat_template)
         if turns is None:
-            proof = play(language_model, params, max_tokens, tell)
+            proof = play(language_model, params, max_tokens, tell, speculate)
         else:
             reverts = turns // 2 if random_reverts is None else random_reverts
-            proof = run_script(language_model, params, max_tokens, turns, reverts, tell)
+            proof = run_script(language_model, params, max_tokens, turns, reverts, tell, speculate)
     click.echo(report.as_json(proof, seed) if as_json else report.as_text(proof))
     if not proof.holds:
         context.exit(FAILED)

@@ -32,14 +32,17 @@ def run_script(
     turns: int,
     reverts: int,
     report: Callable[[str], None] = lambda _: None,
+    speculate: bool = False,
 ) -> Proof:
     """Take ``turns`` turns and ``reverts`` reverts in random order, and lose the cache in between.
 
     Afterwards a fresh session takes only the turns that survived, and the two are compared.
     ``params.seed`` decides the script and every answer.  There may be no more reverts than turns.
+    With ``speculate``, the session computes likely tokens ahead and the one it is compared with does not.
     """
     chance = random.Random(params.seed)
     session = Session(language_model)
+    session.speculate = speculate
     surviving: list[tuple[str, SamplingParams]] = []
     steps: list[str] = []
 
@@ -69,6 +72,7 @@ def run_script(
         elif mishap == "rebuild":
             step("lose everything but a snapshot, and rebuild")
             session = Session.rebuild(language_model, json.loads(json.dumps(session.snapshot())))
+            session.speculate = speculate
         elif mishap == "evict":
             step("drop the cache")
             session.evict()

@@ -27,8 +27,11 @@ def play(
     params: SamplingParams,
     max_tokens: int,
     report: Callable[[str], None] = lambda _: None,
+    speculate: bool = False,
 ) -> Proof:
     """Ask, ask, revert to 1, compare, ask; beside a session that never had the second turn.
+
+    With ``speculate``, the session that is reverted computes likely tokens ahead and the other does not.
 
     ``params.seed`` must be given: it is what makes two answers comparable.  Turn *i* uses seed + *i*.
     """
@@ -40,6 +43,7 @@ def play(
         return session.turns[-1].text
 
     reverted, correct = Session(language_model), Session(language_model)
+    reverted.speculate = speculate
     report("asking two questions")
     ask(reverted, FIRST)
     answer = ask(reverted, SECOND)

@@ -13,6 +13,7 @@ from lm_cli.options import (
     engine_options,
     max_tokens_option,
     sampling_options,
+    speculate_option,
     version_option,
 )
 
@@ -109,6 +110,7 @@ def _bytes(_context: click.Context, _option: click.Parameter, text: str | None) 
 @max_tokens_option(128, "New tokens of a turn, unless it says otherwise.")
 @sampling_options(temperature=0.65, top_k=35, top_p=0.55)
 @engine_options()
+@speculate_option()
 @click.option(
     "--grace",
     type=click.FloatRange(0, 86400),
@@ -171,6 +173,7 @@ def chat_server(
     seed: int | None,
     dtype: str,
     threads: int | None,
+    speculate: bool,
     grace: float,
     request_timeout: float,
     max_connections: int,
@@ -204,6 +207,7 @@ def chat_server(
         pull=not no_pull,
         dtype=dtype,
         threads=threads,
+        speculate=speculate,
         template=chat_template,
         host=host,
         port=port,

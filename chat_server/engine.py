@@ -73,11 +73,13 @@ class LocalEngine:
         scheduler: Scheduler,
         post: Post,
         prefill_chunk: int = PREFILL_CHUNK,
+        speculate: bool = False,
     ) -> None:
         self._language_model = language_model
         self._scheduler = scheduler
         self._post = post
         self._prefill_chunk = prefill_chunk
+        self._speculate = speculate
         probe = language_model.llama.new_cache(1)
         self._smallest_capacity = language_model.llama.new_cache().capacity
         self._bytes_per_token = probe.nbytes
@@ -90,6 +92,7 @@ class LocalEngine:
         self._status = EngineStatus()
         self._evictions = self._rebuilds = self._steps = 0
         self._decoded_tokens = self._prefilled_tokens = 0
+        self._drafted_tokens = self._accepted_tokens = 0
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -169,7 +172,7 @@ class LocalEngine:
             logger.exception("the engine cannot follow an order")
 
     def _decode(self) -> None:
-        """One token for every session whose prompt is computed, all of them together."""
+        """A token for every session whose prompt is computed, all of them together."""
         company = [self._running[ticket] for ticket in self._scheduler.decoding()]
         if not company:
             return
@@ -201,6 +204,17 @@ class LocalEngine:
             self._accept(running, logits)
 
     def _accept(self, running: Running, logits: F32) -> None:
+        """Choose the token that follows, and those after it whose logits were computed ahead."""
+        speculation = running.session.speculation
+        if speculation is not None:
+            self._drafted_tokens += speculation.ahead
+        self._choose(running, logits)
+        while not running.turn.ended and (foreseen := running.session.foreseen()) is not None:
+            self._decoded_tokens += 1
+            self._accepted_tokens += 1
+            self._choose(running, foreseen)
+
+    def _choose(self, running: Running, logits: F32) -> None:
         """Choose the token that follows, tell it, and see whether it was the last."""
         try:
             token = running.turn.accept(logits)
@@ -244,6 +258,7 @@ class LocalEngine:
         if resident is None or resident.version != job.version:
             session = Session.from_snapshot(self._language_model, job.snapshot)
             session.prefill_chunk = self._prefill_chunk
+            session.speculate = self._speculate
             if session.turns:
                 self._rebuilds += 1
             resident = self._residents[job.key] = Resident(session, job.version)
@@ -338,6 +353,8 @@ class LocalEngine:
             steps=self._steps,
             decoded_tokens=self._decoded_tokens,
             prefilled_tokens=self._prefilled_tokens,
+            drafted_tokens=self._drafted_tokens,
+            accepted_tokens=self._accepted_tokens,
         )
         if self._outbox:
             outbox, self._outbox = self._outbox, []

@@ -90,6 +90,8 @@ class EngineStatus:
     steps: int = 0
     decoded_tokens: int = 0
     prefilled_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Engine(Protocol):

@@ -85,5 +85,7 @@ class _EngineCollector(Collector):
             ("steps", "Steps of the engine.", status.steps),
             ("decoded_tokens", "Tokens computed one by one.", status.decoded_tokens),
             ("prefilled_tokens", "Tokens computed in chunks.", status.prefilled_tokens),
+            ("drafted_tokens", "Tokens computed ahead on a guess.", status.drafted_tokens),
+            ("accepted_tokens", "Tokens computed ahead that were then chosen.", status.accepted_tokens),
         ):
             yield CounterMetricFamily(PREFIX + name, text, value)

@@ -110,7 +110,9 @@ class ChatServer:
                 logger.warning("the model has no chat template: only token ids work, see --chat-template")
             logger.info("Sessions are kept in %s", store.location)
             scheduler = Scheduler(self._settings.max_running, self._settings.kv_budget)
-            engine = LocalEngine(language_model, scheduler, loop.call_soon_threadsafe)
+            engine = LocalEngine(
+                language_model, scheduler, loop.call_soon_threadsafe, speculate=self._settings.speculate
+            )
             engine.start()
             try:
                 service = self._start_service(language_model, engine, store)

@@ -21,6 +21,7 @@ class Settings:
     pull: bool
     dtype: str
     threads: int | None
+    speculate: bool
     template: str | None
     """A fallback template's name, or a file; None for the model's own."""
     host: str

@@ -110,6 +110,16 @@ def engine_options() -> Callable[[Command], Command]:
     )
 
 
+def speculate_option() -> Callable[[Command], Command]:
+    """``--speculate/--no-speculate``, for :class:`lm_core.speculation.Speculation`."""
+    return click.option(
+        "--speculate/--no-speculate",
+        default=False,
+        show_default=True,
+        help="Compute ahead what the text so far suggests: the same result, sooner where it repeats itself.",
+    )
+
+
 def chat_template_option() -> Callable[[Command], Command]:
     """``--chat-template``, for :meth:`lm_core.chat_template.ChatTemplate.chosen`."""
     return click.option(

@@ -13,6 +13,7 @@ from lm_cli.options import (
     engine_options,
     max_tokens_option,
     sampling_options,
+    speculate_option,
     version_option,
 )
 from lm_cli.stdin import read_text
@@ -45,6 +46,7 @@ Every option can also be set as an environment variable, as in STORY_TELLER_TOP_
 @max_tokens_option(500, "New tokens at most.")
 @sampling_options(temperature=1.0, top_k=4, top_p=0.9)
 @engine_options()
+@speculate_option()
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object instead, when the story is done."
 )
@@ -62,6 +64,7 @@ def story_teller(
     seed: int | None,
     dtype: str,
     threads: int | None,
+    speculate: bool,
     as_json: bool,
     debug: bool,  # noqa: ARG001 - read by lm_cli.program.run
 ) -> None:
@@ -77,7 +80,7 @@ def story_teller(
     set_threads(threads)
     teller = StoryTeller(story_model_folder(model), dtype)
     if as_json:
-        story = teller.tell(prompt, params, max_tokens, write=lambda _: None)
+        story = teller.tell(prompt, params, max_tokens, write=lambda _: None, speculate=speculate)
         report = {
             "prompt": story.prompt,
             "text": story.text,
@@ -90,6 +93,8 @@ def story_teller(
                 "predicted_tokens": len(story.tokens),
                 "predicted_ms": story.generation_seconds * 1e3,
                 "predicted_per_second": story.generated_per_second,
+                "drafted_tokens": story.drafted_tokens,
+                "accepted_tokens": story.accepted_tokens,
             },
         }
         click.echo(json.dumps(report, ensure_ascii=False))
@@ -97,7 +102,7 @@ def story_teller(
     teller.check(prompt)
     _write(prompt)
     try:
-        story = teller.tell(prompt, params, max_tokens, _write)
+        story = teller.tell(prompt, params, max_tokens, _write, speculate)
     finally:
         # Also after Ctrl-C: the shell's prompt belongs on a line of its own.
         _write("\n")

@@ -11,6 +11,7 @@ from lm_core.errors import ContextLengthExceeded, InvalidParameter
 from lm_core.generation import generate
 from lm_core.model import Llama
 from lm_core.sampler import SamplingParams
+from lm_core.speculation import Speculation
 from lm_core.stop_tokens import stop_token_ids
 from lm_core.tokenizer import Tokenizer
 
@@ -27,6 +28,10 @@ class Story:
     """``stop``: the model ended the story; ``length``: it was cut by ``max_tokens`` or the context."""
     prompt_seconds: float
     generation_seconds: float
+    drafted_tokens: int
+    """Tokens computed ahead on a guess; 0 without speculation."""
+    accepted_tokens: int
+    """Those of them that were then chosen."""
 
     @property
     def prompt_per_second(self) -> float:
@@ -71,9 +76,16 @@ class StoryTeller:
             raise ContextLengthExceeded(tokens, context_length)
 
     def tell(
-        self, prompt: str, params: SamplingParams, max_tokens: int, write: Callable[[str], None]
+        self,
+        prompt: str,
+        params: SamplingParams,
+        max_tokens: int,
+        write: Callable[[str], None],
+        speculate: bool = False,
     ) -> Story:
         """Continue ``prompt`` and hand each piece of new text to ``write`` as soon as it is whole.
+
+        ``speculate`` changes nothing but the time it takes.
 
         Raises what :meth:`check` raises.
         """
@@ -83,8 +95,14 @@ class StoryTeller:
         tokens: list[int] = []
         finish_reason = "length"
         started = first_token_at = time.perf_counter()
+        speculation = Speculation()
         generation = generate(
-            self._model, prompt_ids, params, max_new_tokens=max_tokens, stop_token_ids=self._stops
+            self._model,
+            prompt_ids,
+            params,
+            max_new_tokens=max_tokens,
+            stop_token_ids=self._stops,
+            speculate=speculate and speculation,
         )
         for count, token in enumerate(generation):
             if count == 0:
@@ -106,6 +124,8 @@ class StoryTeller:
             finish_reason=finish_reason,
             prompt_seconds=first_token_at - started,
             generation_seconds=ended - first_token_at,
+            drafted_tokens=speculation.drafted,
+            accepted_tokens=speculation.accepted,
         )
 
     def _prompt_ids(self, prompt: str) -> list[int]:

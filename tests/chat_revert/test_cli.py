@@ -46,7 +46,9 @@ def test_json_is_one_object_with_the_same_content() -> None:
     assert all(check["equal"] for check in report["proof"])
 
 
-@pytest.mark.parametrize("options", [["-t", "0"], ["--dtype", "bf16"], ["-r", "1.176", "--seed", "3"]])
+@pytest.mark.parametrize(
+    "options", [["-t", "0"], ["--dtype", "bf16"], ["-r", "1.176", "--seed", "3"], ["--speculate"]]
+)
 def test_proves_it_however_tokens_are_chosen_and_weights_are_kept(options: list[str]) -> None:
     assert prove(*options).code == 0
 
@@ -57,7 +59,7 @@ def test_a_random_script_has_the_turns_and_reverts_that_were_asked_for() -> None
     steps = result.out.splitlines()
     assert sum(step.startswith("turn ") for step in steps) == 7
     assert sum(step.startswith("revert to ") for step in steps) == 6
-    assert prove("--turns", "7", "--random-reverts", "6", "--seed", "2").out == result.out
+    assert prove("--turns", "7", "--random-reverts", "6", "--seed", "2", "--speculate").out == result.out
     assert prove("--turns", "7", "--random-reverts", "6", "--seed", "3").out != result.out
 
 

@@ -8,7 +8,14 @@ from importlib.metadata import version
 import click
 import pytest
 
-from lm_cli.options import EXIT_CODES, debug_option, engine_options, sampling_options, version_option
+from lm_cli.options import (
+    EXIT_CODES,
+    debug_option,
+    engine_options,
+    sampling_options,
+    speculate_option,
+    version_option,
+)
 from lm_cli.program import USAGE, run
 from lm_core.sampler import SamplingParams
 
@@ -18,6 +25,7 @@ Capture = pytest.CaptureFixture[str]
 @click.command()
 @sampling_options(temperature=0.7, top_k=40, top_p=0.95, repetition_penalty=1.1, min_p=0.05)
 @engine_options()
+@speculate_option()
 @debug_option()
 @version_option()
 def program(**options: object) -> None:
@@ -46,6 +54,7 @@ DEFAULTS = {
     "seed": None,
     "dtype": "auto",
     "threads": None,
+    "speculate": False,
     "debug": False,
 }
 
@@ -72,6 +81,8 @@ def test_defaults_are_the_programs(capsys: Capture) -> None:
         (["--seed", "9223372036854775807"], "seed", (1 << 63) - 1),
         (["--dtype", "bf16"], "dtype", "bf16"),
         (["--threads", "2"], "threads", 2),
+        (["--speculate"], "speculate", True),
+        (["--speculate", "--no-speculate"], "speculate", False),
         (["--debug"], "debug", True),
     ],
 )

@@ -62,6 +62,24 @@ def test_json_is_one_object() -> None:
     assert plain.out == "Tom and Lily" + story["text"] + "\n"
 
 
+def test_speculation_changes_nothing_but_the_time() -> None:
+    """It is asked for by option or environment, and tells how many guesses it made."""
+    arguments = ["--json", "-n", "60", "--seed", "1", "The cat saw the big dog. " * 8]
+    plain, *others = (
+        json.loads(result.out)
+        for result in (
+            tell(*arguments),
+            tell("--speculate", *arguments),
+            tell(*arguments, environment={"STORY_TELLER_SPECULATE": "1"}),
+        )
+    )
+    for speculated in others:
+        assert speculated["tokens"] == plain["tokens"]
+        drafted, accepted = (speculated["timings"][name] for name in ("drafted_tokens", "accepted_tokens"))
+        assert drafted > 0 and 0 <= accepted <= drafted
+    assert plain["timings"]["drafted_tokens"] == 0
+
+
 def test_stories_end_by_themselves_and_the_end_token_is_not_printed() -> None:
     ends = [json.loads(tell("--json", "--seed", str(seed)).out) for seed in range(4)]
     assert [story["finish_reason"] for story in ends].count("stop") >= 3
