@@ -67,12 +67,14 @@ class Trimmed:
 
 
 def stats_line(turn: Turn) -> str:
-    """How long an answer took."""
+    """How long an answer took, and whether it was cut."""
     usage, timings = turn.usage, turn.timings
+    tokens = f"{usage.completion_tokens} token{'' if usage.completion_tokens == 1 else 's'}"
+    cut = "; cut off by max_tokens or the end of the context" if turn.finish_reason == "length" else ""
     return (
-        f"{usage.completion_tokens} tokens at {timings.predicted_per_second:.1f} tokens/s, "
+        f"{tokens} at {timings.predicted_per_second:.1f} tokens/s, "
         f"after a prompt of {usage.prompt_tokens} tokens ({usage.cached_tokens} cached) "
-        f"in {timings.prompt_ms / 1e3:.2f} s"
+        f"in {timings.prompt_ms / 1e3:.2f} s{cut}"
     )
 
 

@@ -227,7 +227,8 @@ def test_stats_are_shown_when_wanted(server: ChatServer, session_id: str) -> Non
     shown = say(server, session_id, "One", ":stats on", "Two", ":stats", "Three", ":stats maybe")
     figures = [line for line in shown if "tokens/s" in line]
     assert len(figures) == 1 and shown.index(figures[0]) == 3
-    assert figures[0].startswith("System: ") and "cached" in figures[0]
+    assert figures[0].startswith("System: 12 tokens at ") and "cached" in figures[0]
+    assert figures[0].endswith("; cut off by max_tokens or the end of the context")
     assert shown[-1] == "System: Say :stats on or :stats off"
 
 
