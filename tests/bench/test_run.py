@@ -46,8 +46,8 @@ LABELS = {
     "ready": ["chat-server"],
 }
 ONCE = ["prompt-memory f32", "server-memory"]
-TOO_SHORT = ("server-decode", "16 sessions")
-"""16 answers of 16 tokens each, of which one begins with each step, are hardly ever all under way."""
+MAYBE = "server-decode"
+"""Answers of 16 tokens need not all be under way at once; then the line says so."""
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,9 @@ def test_every_row_is_in_the_json_with_its_lines(figures: dict[str, Any]) -> Non
 def test_every_own_line_has_as_many_positive_samples_as_repeats(figures: dict[str, Any]) -> None:
     for key, row in _rows(figures).items():
         for line in row["lines"]:
-            if line["label"] not in (*PEER_NAMES, "checkpoint") and (key, line["label"]) != TOO_SHORT:
+            if line["label"] not in (*PEER_NAMES, "checkpoint") and not (
+                key == MAYBE and line.get("absence")
+            ):
                 assert len(line["samples"]) == (1 if key in ONCE else 2), (key, line)
                 assert min(line["samples"]) > 0, (key, line)
 

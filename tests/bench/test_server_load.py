@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from bench.server_load import Answer, Load, Traffic, percentile
-from bench.server_process import ServerProcess
+from bench.server_rows import ServerRows
+from bench.settings import Settings
 from bench.workers import WorkerError
 
 DONE = {"usage": {"prompt_tokens": 7, "completion_tokens": 3, "cached_tokens": 0}}
@@ -80,5 +81,7 @@ def test_percentiles_are_values_that_were_measured() -> None:
 
 
 def test_a_server_that_does_not_start_leaves_its_last_words(tmp_path: Path) -> None:
-    with pytest.raises(WorkerError, match="chat-server ended: .*there is no model"):
-        ServerProcess(tmp_path, threads=1)
+    rows = ServerRows(tmp_path, Settings(repeats=1, seconds=0.0), {"context_length": 64})
+    (row,) = rows.rows(["server", "latency", "ready"])
+    assert row.key == "ready" and "failed: chat-server ended: " in row.lines[0].absence
+    assert "there is no model" in row.lines[0].absence
