@@ -30,7 +30,7 @@ MOST_ROWS = 8
 ROW_COST = 0.5
 """What a further row adds to a pass, measured in passes of one row: 0.2 (bf16) to 0.5 (float32)."""
 
-FIRST_CREDIT = 1.0
+FIRST_CREDIT = 0.5
 """Passes that a turn may lose on guesses before the first of them was right."""
 
 CREDIT_PER_PASS = 1 / 128
