@@ -229,7 +229,8 @@ class TestUnavailable:
     def test_unknown_model(self, hub: Hub, tmp_path: Path) -> None:
         with pytest.raises(PullError, match="the hub has no public model someone/tiny"):
             fetch(tmp_path / "tiny")
-        assert len(hub.requests) == 1
+        # The client may ask for things of its own, once a day.
+        assert len([path for _, path, _ in hub.requests if REPOSITORY in path]) == 1
 
     def test_gated_model(self, hub: Hub, repository: Repository, tmp_path: Path) -> None:
         repository.private = True
