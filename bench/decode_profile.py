@@ -40,11 +40,8 @@ WATCHED = {
     linear.Float32Linear: {"rows": CACHE},
     linear.Bfloat16Linear: {"rows": CACHE},
 }
-IN_ATTENTION = dict.fromkeys(("matmul", "matvec", "vecmat", "dot", "einsum"), ATTENTION_PRODUCTS)
+IN_ATTENTION = dict.fromkeys(("matmul", "matvec"), ATTENTION_PRODUCTS)
 IN_LINEAR = dict.fromkeys(("left_shift", "bitwise_and"), CONVERSION)
-
-MOST_VISIBLE_CONTEXT = ops.LONG_CONTEXT
-"""From so many positions on, scores are made by a method of arrays, which no instrument sees."""
 
 TARGET = 0.85
 """For the chat model; a small one's products are done before NumPy has been called."""
@@ -90,9 +87,7 @@ def measure(model: Path, dtype: str, context: int, tokens: int, repeats: int) ->
         calls=calls,
         whole=sum(parts.values()),
         undisturbed=undisturbed,
-        bounds=_bounds(
-            parts, calls, undisturbed, storage, context + tokens, TARGET if name in CHAT else None
-        ),
+        bounds=_bounds(parts, calls, undisturbed, storage, TARGET if name in CHAT else None),
     )
 
 
@@ -101,7 +96,6 @@ def _bounds(
     calls: dict[str, float],
     undisturbed: float,
     storage: str,
-    longest: int,
     target: float | None,
 ) -> list[Bound]:
     whole = sum(parts.values())
@@ -111,10 +105,9 @@ def _bounds(
     on_the_way = calls[PRODUCTS] * seconds_of_empty_product(storage)
     # Whatever the instruments cost may have been booked to the products, but to nothing else.
     measuring = max(0.0, whole - undisturbed)
-    remark = "" if longest < MOST_VISIBLE_CONTEXT else ", scores not included"
     return [
         Bound(
-            f"BLAS and conversion, attention's products included{remark}",
+            "BLAS and conversion, attention's products included",
             (products + attention) / whole,
             at_least=target,
         ),
