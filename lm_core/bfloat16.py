@@ -8,6 +8,9 @@ import numpy.typing as npt
 F32 = npt.NDArray[np.float32]
 U16 = npt.NDArray[np.uint16]
 
+NARROWED_AT_ONCE = 1 << 18
+"""Numbers, so that a block stays in the processor's cache through the steps of rounding."""
+
 
 def widen(bits: U16) -> F32:
     """bf16 bits of any shape as float32 numbers of that shape: exact."""
@@ -18,7 +21,13 @@ def widen(bits: U16) -> F32:
 
 def narrow(numbers: F32) -> U16:
     """Float32 numbers as the nearest bf16 bits, ties to even; NaN stays NaN."""
-    bits = np.ascontiguousarray(numbers).view(np.uint32)
-    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
-    # Rounding carries a NaN with low payload bits into infinity or zero: keep it a quiet NaN.
-    return np.where(np.isnan(numbers), (bits >> 16) | 0x40, rounded).astype(np.uint16)
+    narrowed = np.empty(numbers.shape, dtype=np.uint16)
+    into, numbers = narrowed.reshape(-1), numbers.reshape(-1)
+    # A block at a time: what is made on the way would take several times the memory of the result.
+    for start in range(0, len(numbers), NARROWED_AT_ONCE):
+        block = np.ascontiguousarray(numbers[start : start + NARROWED_AT_ONCE])
+        bits = block.view(np.uint32)
+        rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+        # Rounding carries a NaN with low payload bits into infinity or zero: keep it a quiet NaN.
+        into[start : start + len(block)] = np.where(np.isnan(block), (bits >> 16) | 0x40, rounded)
+    return narrowed

@@ -7,6 +7,8 @@ and tensors that cover the file exactly, so finding a tensor afterwards is arith
 from __future__ import annotations
 
 import json
+import math
+import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,6 +44,17 @@ class StoredTensor:
     offset: int
     """Bytes from the start of the file."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return math.prod(self.shape) * _NUMPY_DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class _MappedFile:
+    memory: mmap.mmap
+    content: npt.NDArray[np.uint8]
+
 
 class Checkpoint:
     """The tensors of a model folder, by name.
@@ -53,7 +66,7 @@ class Checkpoint:
 
     def __init__(self, tensors: Mapping[str, StoredTensor]) -> None:
         self._tensors = dict(tensors)
-        self._mapped: dict[Path, npt.NDArray[np.uint8]] = {}
+        self._mapped: dict[Path, _MappedFile] = {}
 
     @classmethod
     def open(cls, folder: str | Path) -> Checkpoint:
@@ -81,13 +94,26 @@ class Checkpoint:
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         """The tensor as a read-only array over the mapped file: float32, float16, or bf16 bits as uint16."""
         tensor = self._tensors[name]
-        if tensor.file not in self._mapped:
-            self._mapped[tensor.file] = np.memmap(tensor.file, dtype=np.uint8, mode="r").view(np.ndarray)
-        dtype = _NUMPY_DTYPES[tensor.dtype]
-        count = int(np.prod(tensor.shape, dtype=np.int64))
-        raw = self._mapped[tensor.file][tensor.offset : tensor.offset + count * dtype.itemsize]
-        stored: npt.NDArray[Any] = raw.view(dtype).reshape(tensor.shape)
+        raw = self._map(tensor.file).content[tensor.offset : tensor.offset + tensor.nbytes]
+        stored: npt.NDArray[Any] = raw.view(_NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape)
         return stored
+
+    def release(self, name: str) -> None:
+        """Give the memory of a tensor back that was read only to be converted; it can be read again."""
+        tensor = self._tensors[name]
+        start = tensor.offset - tensor.offset % mmap.PAGESIZE
+        # Not every system has this advice, nor a need to take it.
+        if hasattr(mmap, "MADV_DONTNEED"):
+            memory = self._map(tensor.file).memory
+            memory.madvise(mmap.MADV_DONTNEED, start, tensor.offset + tensor.nbytes - start)
+
+    def _map(self, file: Path) -> _MappedFile:
+        if file not in self._mapped:
+            mapped = np.memmap(file, dtype=np.uint8, mode="r")
+            # NumPy's annotations do not know that the base of a mapped array is the mapping.
+            memory: Any = mapped.base
+            self._mapped[file] = _MappedFile(memory, mapped.view(np.ndarray))
+        return self._mapped[file]
 
 
 def _read_shards(folder: Path) -> dict[str, StoredTensor]:

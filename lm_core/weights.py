@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from lm_core.linear import Linear, make_linear
 from lm_core.weight_shapes import FINAL_NORM, HEAD, check_tensors, embedding_name
 
 F32 = npt.NDArray[np.float32]
+Array = TypeVar("Array", bound=npt.NDArray[Any])
 Storage = Literal["f32", "bf16"]
 
 STORAGE_CHOICES = ("auto", "f32", "bf16")
@@ -126,14 +127,25 @@ class _Loader:
         return make_linear(parts, biases)
 
     def _vector(self, name: str) -> F32:
-        return _as_float32(self._checkpoint[name])
+        return self._converted(name, _as_float32)
 
     def _matrix(self, name: str) -> npt.NDArray[Any]:
-        stored = self._checkpoint[name]
         # Pairs of bf16 weights need an even width; a matrix without one is used as float32.
-        if self._storage == "f32" or stored.shape[1] % 2:
-            return _as_float32(stored)
-        return stored if stored.dtype == np.uint16 else bfloat16.narrow(_as_float32(stored))
+        even = self._checkpoint.tensors[name].shape[1] % 2 == 0
+        return self._converted(name, _as_bfloat16 if self._storage == "bf16" and even else _as_float32)
+
+    def _converted(self, name: str, convert: Callable[[npt.NDArray[Any]], Array]) -> Array:
+        stored = self._checkpoint[name]
+        used = convert(stored)
+        if used is not stored:
+            # Nobody reads the stored one again, so its pages need not stay beside those of its copy.
+            self._checkpoint.release(name)
+        return used
+
+
+def _as_bfloat16(stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array itself where it is bf16 bits already."""
+    return stored if stored.dtype == np.uint16 else bfloat16.narrow(_as_float32(stored))
 
 
 def _as_float32(stored: npt.NDArray[Any]) -> F32:

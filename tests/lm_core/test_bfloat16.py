@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -30,6 +31,27 @@ def test_narrow_undoes_widen() -> None:
     np.testing.assert_array_equal(back[number], ALL_BITS[number])
     assert np.isnan(bfloat16.widen(back[~number])).all()
     np.testing.assert_array_equal(back[~number] >> 15, ALL_BITS[~number] >> 15)
+
+
+def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any shape and layout, and a length that blocks do not divide."""
+    numbers = np.random.RandomState(0).standard_normal((7, 30)).astype(np.float32)
+    whole = bfloat16.narrow(numbers)
+    monkeypatch.setattr(bfloat16, "NARROWED_AT_ONCE", 8)
+    np.testing.assert_array_equal(bfloat16.narrow(numbers), whole)
+    np.testing.assert_array_equal(bfloat16.narrow(numbers.T), whole.T)
+    np.testing.assert_array_equal(bfloat16.narrow(numbers[:, ::3]), whole[:, ::3])
+    assert bfloat16.narrow(numbers[:0]).shape == (0, 30)
+
+
+def test_narrowing_takes_little_more_than_its_result() -> None:
+    """It took eight times the memory of the result, for a moment."""
+    numbers = np.ones((1500, 2000), dtype=np.float32)
+    tracemalloc.start()
+    narrowed = bfloat16.narrow(numbers)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * narrowed.nbytes
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,6 +55,47 @@ def test_tensors_share_one_mapping(tmp_path: Path) -> None:
     while isinstance(memory.base, np.ndarray):
         memory = memory.base
     assert "mmap" in type(memory.base).__name__
+
+
+def test_what_was_released_can_be_read_again(tmp_path: Path) -> None:
+    """Of any tensor, wherever it begins and ends; its neighbours on the same pages are as they were."""
+    write_safetensors(tmp_path / "model.safetensors", TENSORS)
+    checkpoint = Checkpoint.open(tmp_path)
+    for name in TENSORS:
+        checkpoint.release(name)
+        for other, tensor in TENSORS.items():
+            assert_same_bits(checkpoint[other], tensor)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is resident")
+def test_what_was_released_is_not_resident(tmp_path: Path) -> None:
+    """Twice the model was in memory where its weights had been read only to be converted."""
+
+    def resident_file_bytes() -> int:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("RssFile:")[2].split()[0])
+
+    tensor = np.ones((4096, 2048), dtype=np.float32)
+    write_safetensors(tmp_path / "model.safetensors", {"a": tensor})
+    checkpoint = Checkpoint.open(tmp_path)
+    before = resident_file_bytes()
+    assert checkpoint["a"].sum() == tensor.size
+    assert resident_file_bytes() - before > tensor.nbytes // 2
+    checkpoint.release("a")
+    assert resident_file_bytes() - before < tensor.nbytes // 8
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_what_is_converted_is_released(
+    dtype: str, checkpoint_folder: CheckpointFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is used in place is not: it would be read from the disk again."""
+    released: list[str] = []
+    monkeypatch.setattr(Checkpoint, "release", lambda _, name: released.append(name))
+    folder = checkpoint_folder("llama")
+    Llama.from_pretrained(folder, dtype)
+    matrices = [name for name, tensor in Checkpoint.open(folder).tensors.items() if len(tensor.shape) == 2]
+    assert sorted(released) == (sorted(matrices) if dtype == "bf16" else [])
 
 
 def test_opening_a_large_file_takes_no_memory(tmp_path: Path) -> None:
