@@ -162,7 +162,7 @@ def parse(kind: type[Parsed] | TypeAdapter[Parsed], body: bytes, param: str | No
             raise InvalidRequest(
                 "unknown_field", f"{error.error_count()} fields are not valid; /docs lists those there are"
             ) from None
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         raise _invalid(first, param) from None
     if isinstance(parsed, Body):
         json.loads(body, object_pairs_hook=_refuse_repeated)
@@ -187,10 +187,14 @@ def parse_session_id(body: bytes) -> str:
     try:
         return SESSION_ID.validate_python(body.decode("utf-8"))
     except (ValidationError, UnicodeDecodeError):
-        raise InvalidRequest(
-            "invalid_value", "a session id is 1 to 128 characters of A-Z a-z 0-9 . _ - @ :", "id"
-        ) from None
+        raise InvalidRequest("invalid_value", f"id is not valid: {_NOT_MATCHED[ID_PATTERN]}", "id") from None
 
+
+_NOT_MATCHED = {
+    ID_PATTERN: "use 1 to 128 characters of A-Z a-z 0-9 . _ - @ :",
+    NO_NUL: "it has a NUL character; leave it out",
+}
+"""What a person is told whose text does not match one of the patterns."""
 
 _CODES = {"json_invalid": "invalid_json", "missing": "missing_field", "extra_forbidden": "unknown_field"}
 
@@ -207,7 +211,8 @@ def _invalid(error: ErrorDetails, param: str | None) -> InvalidRequest:
     if code == "invalid_json":
         reason = error["msg"].removeprefix("Invalid JSON: ")
         return InvalidRequest(code, f"the body is not valid JSON: {reason}", param)
-    reason = error["msg"][0].lower() + error["msg"][1:]
+    pattern = error.get("ctx", {}).get("pattern", "")
+    reason = _NOT_MATCHED.get(pattern) or error["msg"][0].lower() + error["msg"][1:]
     return InvalidRequest(code, f"{param or 'the body'} is not valid: {reason}", param)
 
 

@@ -129,6 +129,17 @@ def test_bad_session_ids(client: httpx.Client, body: bytes) -> None:
     assert_error(answer, 400, "id")
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"id": "a b"}, "id is not valid: use 1 to 128 characters of A-Z a-z 0-9 . _ - @ :"),
+        ({"id": "ok", "system": "a\0"}, "system is not valid: it has a NUL character; leave it out"),
+    ],
+)
+def test_a_pattern_is_told_in_words(client: httpx.Client, body: dict[str, str], message: str) -> None:
+    assert client.post("/createSession", json=body).json()["error"]["message"] == message
+
+
 def test_good_session_ids(client: httpx.Client) -> None:
     for name in ("a", "A-Z_0.9@host:1", "x" * 128):
         assert client.post("/createSession", content=name).status_code == 201
