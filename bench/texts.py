@@ -9,8 +9,5 @@ ORDINARY = (
 )
 """Nothing in it is said twice."""
 
-REPEATING = "".join(
-    f"{number}. The red bird sat on the old fence and sang the song that it had learned from its mother.\n"
-    for number in range(1, 7)
-)
-"""Each line is the one before it, but for its number."""
+REPEATING = 6 * "The red bird sat on the old fence and sang the song that it had learned from its mother. "
+"""Models of any size go on with it word by word."""
