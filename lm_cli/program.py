@@ -47,9 +47,13 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone, as in "story-teller | head".  Python would complain once more on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has gone, as in "story-teller | head".
+        _drop_what_is_unwritten()
         return FAILED
+    except SystemExit:
+        # A signal ends the program, perhaps because its terminal has gone.
+        _drop_what_is_unwritten()
+        raise
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -57,6 +61,15 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
         # Also where a file name with a line break, or a terminal's control characters, are part of it.
         click.echo(f"{name}: error: {' '.join(printable(message).splitlines())}", err=True)
         return code
+
+
+def _drop_what_is_unwritten() -> None:
+    """Otherwise Python tries to write it on exit, complains, and replaces the exit code by one of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _name_variables(command: click.Command, prefix: str) -> None:
