@@ -65,10 +65,12 @@ def _rows(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["key"]: row for row in figures["models"][0]["rows"]}
 
 
+@pytest.mark.soak
 def test_every_row_is_in_the_json_with_its_lines(figures: dict[str, Any]) -> None:
     assert {key: [line["label"] for line in row["lines"]] for key, row in _rows(figures).items()} == LABELS
 
 
+@pytest.mark.soak
 def test_every_own_line_has_as_many_positive_samples_as_repeats(figures: dict[str, Any]) -> None:
     for key, row in _rows(figures).items():
         for line in row["lines"]:
@@ -79,6 +81,7 @@ def test_every_own_line_has_as_many_positive_samples_as_repeats(figures: dict[st
                 assert min(line["samples"]) > 0, (key, line)
 
 
+@pytest.mark.soak
 def test_peers_that_were_left_out_are_lines_that_say_so(figures: dict[str, Any]) -> None:
     absences = [
         line["absence"]
@@ -89,6 +92,7 @@ def test_peers_that_were_left_out_are_lines_that_say_so(figures: dict[str, Any])
     assert absences == ["--no-peers"] * 11
 
 
+@pytest.mark.soak
 def test_machine_settings_and_facts_are_told(figures: dict[str, Any], tiny_model: Path) -> None:
     assert figures["settings"] == {"repeats": 2, "seconds": 0.0, "threads": 1, "peers": False}
     assert figures["machine"]["threads"] == 1
@@ -100,6 +104,7 @@ def test_machine_settings_and_facts_are_told(figures: dict[str, Any], tiny_model
     assert "1 threads" in facts["blas"]
 
 
+@pytest.mark.soak
 def test_decode_says_what_one_token_reads(figures: dict[str, Any]) -> None:
     facts = figures["models"][0]["facts"]["f32"]
     # 32 tokens are decoded after 16, so the cache holds 32 of them on average.

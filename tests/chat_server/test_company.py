@@ -63,6 +63,7 @@ async def company_and_alone(url: str, clients: int, new_tokens: int) -> None:
             assert alone == together[index], f"client {index} felt the others"
 
 
+@pytest.mark.soak
 def test_32_clients_on_the_story_model(start_server: StartServer) -> None:
     """Twice as many as run at once, in less room than their caches take."""
     server = start_server("--kv-budget", "6M", model=story_model())

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 
 import httpx
+import pytest
 from chat_server_process import ServerProcess
 
 StartServer = Callable[..., ServerProcess]
@@ -28,6 +29,7 @@ def cycle(client: httpx.Client, index: int) -> None:
     assert client.delete(f"/removeSession/{name}").status_code == 200
 
 
+@pytest.mark.soak
 def test_cycles_leave_nothing_behind(start_server: StartServer) -> None:
     server = start_server()
 

@@ -61,7 +61,7 @@ def test_health_metrics_and_pages(server: ServerProcess, client: httpx.Client, s
     assert client.get("/docs/static/redoc.standalone.js").status_code == 404
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
 def test_what_runs_may_finish(start_server: StartServer, number: signal.Signals) -> None:
     """New work gets 503, what runs and waits is done, the exit code is 0, and the turns are there."""
     server = start_server("--max-running", "2", "--log-level", "debug")

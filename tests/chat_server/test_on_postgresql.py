@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 import httpx
+import pytest
 from chat_server_process import ServerProcess
 from postgresql_server import running_postgresql
 
@@ -16,6 +17,7 @@ def ask(client: httpx.Client, question: str, **more: object) -> httpx.Response:
     return client.put("/generate/a", json={"content": question, "max_tokens": 6, "seed": 3, **more})
 
 
+@pytest.mark.soak
 def test_a_session_in_postgresql(start_server: StartServer) -> None:
     with running_postgresql() as postgresql:
         reference = start_server()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import httpx
+import pytest
 from chat_server_process import ServerProcess
 
 StartServer = Callable[..., ServerProcess]
@@ -67,6 +68,7 @@ async def flood(server: ServerProcess) -> None:
     assert server.metric("running") == 0
 
 
+@pytest.mark.soak
 def test_ten_times_capacity(start_server: StartServer) -> None:
     server = start_server(
         "--max-running", str(RUNNING), "--max-queue", str(QUEUE), "--kv-budget", str(BUDGET)

