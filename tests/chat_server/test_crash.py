@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 from chat_server_process import ServerProcess
 
 StartServer = Callable[..., ServerProcess]
@@ -54,6 +55,7 @@ class Talker(threading.Thread):
             pass
 
 
+@pytest.mark.soak
 def test_kill_dash_nine(start_server: StartServer, tmp_path: Path) -> None:
     moments = random.Random(4)
     reference = start_server(database=tmp_path / "reference.sqlite")
