@@ -382,25 +382,6 @@ def test_what_no_request_can_carry_is_refused_before_it_is_sent() -> None:
             ChatClient(url)
 
 
-@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "nonsense://127.0.0.1:9"])
-def test_a_proxy_of_the_environment_is_none_for_this_machine(
-    client: ChatClient, monkeypatch: pytest.MonkeyPatch, proxy: str
-) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(name, proxy)
-    with ChatClient(client.url) as same:
-        assert same.health().status == "ok"
-    with ChatClient("http://127.9.9.9:1") as other, pytest.raises(ServerUnreachable, match="127.9.9.9"):
-        other.health()
-
-
-def test_an_environment_that_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was an internal error."""
-    monkeypatch.setenv("ALL_PROXY", "nonsense://127.0.0.1:9")
-    with pytest.raises(InvalidParameter, match=r"proxy.*nonsense://127.0.0.1:9"):
-        ChatClient("http://server.example")
-
-
 def test_an_id_that_is_no_unicode_is_the_servers_to_refuse(client: ChatClient) -> None:
     with pytest.raises(RequestRefused):
         client.history("\udcff")
