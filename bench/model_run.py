@@ -125,11 +125,7 @@ class ModelRun:
         )
 
     def _memory(self, dtype: str) -> Row:
-        facts = self.facts[dtype]
-        lengths = Lengths.within(facts["context_length"])
-        needed = facts["checkpoint_bytes"] + facts["kv_bytes_per_token"] * (
-            lengths.prompt + lengths.generated
-        )
+        lengths = Lengths.within(self.facts[dtype]["context_length"])
 
         def peak(spec: EngineSpec) -> Callable[[], float]:
             def measure() -> float:
@@ -147,21 +143,13 @@ class ModelRun:
             lines=measure_lines(
                 [self._contender(spec, peak(spec)) for spec in (OWN, *self._settings.peers)],
                 min(MEMORY_REPEATS, self._settings.repeats),
-                [
-                    Reference(
-                        "checkpoint",
-                        needed / (1 << 20),
-                        "the weights' files, and this text's keys and values",
-                    )
-                ],
+                [self._needed(dtype, lengths.prompt + lengths.generated, "this text's")],
             ),
         )
 
     def _prompt_memory(self, dtype: str) -> Row:
         """What a long prompt takes beside its keys and values must not grow with its square."""
-        facts = self.facts[dtype]
-        count = Lengths.within(facts["context_length"]).long_prompt
-        needed = facts["checkpoint_bytes"] + facts["kv_bytes_per_token"] * count
+        count = Lengths.within(self.facts[dtype]["context_length"]).long_prompt
 
         def peak() -> float:
             with self._worker(OWN, dtype) as worker:
@@ -177,15 +165,15 @@ class ModelRun:
             lines=measure_lines(
                 [Contender(OWN.name, peak, warm_up=lambda: 0.0)],
                 1,
-                [
-                    Reference(
-                        "checkpoint",
-                        needed / (1 << 20),
-                        "the weights' files, and the prompt's keys and values",
-                    )
-                ],
+                [self._needed(dtype, count, "the prompt's")],
             ),
         )
+
+    def _needed(self, dtype: str, tokens: int, whose: str) -> Reference:
+        """What no engine can do without: the weights, and the keys and values of so many tokens."""
+        facts = self.facts[dtype]
+        needed = facts["checkpoint_bytes"] + facts["kv_bytes_per_token"] * tokens
+        return Reference("checkpoint", needed / (1 << 20), f"the weights' files, and {whose} keys and values")
 
     def _cold_start(self) -> Row:
         def seconds(command: list[str]) -> Callable[[], float]:
