@@ -15,8 +15,9 @@ from bench.targets import CHAT
 from bench.token_ids import spread_ids
 from lm_core import linear, ops, rotary
 from lm_core.kv_cache import KVCache
-from lm_core.linear import Linear, Workspace, make_linear
+from lm_core.linear import Linear, make_linear
 from lm_core.model import Llama
+from lm_core.workspace import Workspace
 
 PRODUCTS = "products of weights"
 CONVERSION = "bf16 widened for them"

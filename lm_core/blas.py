@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +58,10 @@ def _cpu_fields() -> dict[str, str]:
     return fields
 
 
-CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-"""Where Linux describes the first core's caches."""
+PROCESSORS = Path("/sys/devices/system/cpu")
+"""Where Linux describes the processors."""
+
+CACHES = PROCESSORS / "cpu0/cache"
 
 USUAL_SECOND_LEVEL_CACHE = 1 << 20
 """Bytes, where the system does not tell."""
@@ -88,12 +90,23 @@ THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 def available_cores() -> int:
-    """Cores this process may use: the affinity mask, and a container's quota where it is smaller."""
+    """Physical cores this process may use: the affinity mask, and a container's quota where it is smaller."""
     # The affinity call is missing on some systems.
     affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    cores = _physical_cores(affinity(0)) if affinity is not None else os.cpu_count() or 1
     quota = _cgroup_quota(Path("/sys/fs/cgroup"))
     return max(1, min(cores, int(quota)) if quota is not None else cores)
+
+
+def _physical_cores(processors: Iterable[int], root: Path = PROCESSORS) -> int:
+    """How many cores these processors are: two that share one share its arithmetic and its cache."""
+    cores = set()
+    for number in processors:
+        try:
+            cores.add((root / f"cpu{number}/topology/thread_siblings_list").read_text())
+        except OSError:
+            cores.add(f"{number}\n")
+    return len(cores)
 
 
 def _cgroup_quota(root: Path) -> float | None:
@@ -111,13 +124,34 @@ def _cgroup_quota(root: Path) -> float | None:
 
 
 def set_threads(count: int | None = None) -> None:
-    """Let BLAS use ``count`` threads from now on.
+    """Compute with ``count`` threads from now on: those of BLAS, and those of :mod:`lm_core.crew`.
 
     By default one for each available core, unless the environment has chosen already.
     """
-    if count is None and any(os.environ.get(name) for name in THREAD_VARIABLES):
-        return
-    threadpool_limits(limits=count or available_cores(), user_api="blas")
+    global _threads
+    _threads = count or _threads_by_environment() or available_cores()
+    if count is not None or _threads_by_environment() is None:
+        threadpool_limits(limits=_threads, user_api="blas")
+
+
+_threads: int | None = None
+
+
+def threads() -> int:
+    """How many threads may compute at once: what :func:`set_threads` has set, or would set."""
+    global _threads
+    if _threads is None:
+        _threads = _threads_by_environment() or available_cores()
+    return _threads
+
+
+def _threads_by_environment() -> int | None:
+    """The number that the user gave to OpenBLAS; None without one."""
+    for name in THREAD_VARIABLES:
+        number = os.environ.get(name, "")
+        if number.isdecimal() and int(number) > 0:
+            return int(number)
+    return None
 
 
 @dataclass(frozen=True)

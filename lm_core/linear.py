@@ -8,7 +8,7 @@ A layer offers the same product in two regimes (``doc/exactness.md``):
 ``decode``
     one matrix-vector product per row over fixed tiles of the weights.  A row's bits depend on
     nothing but that row, whoever shares the step.  Each tile is used for every row while it is in
-    the processor's cache, so the weights travel from memory once per step.
+    a core's cache, so the weights travel from memory once per step.
 
 Weights stay where they are, usually in the mapped file.
 """
@@ -17,32 +17,27 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lm_core import bfloat16
-from lm_core.blas import second_level_cache_bytes
+from lm_core import bfloat16, blas, cuts
+from lm_core.crew import share
+from lm_core.workspace import Workspace
 
 F32 = npt.NDArray[np.float32]
+U16 = npt.NDArray[np.uint16]
+U32 = npt.NDArray[np.uint32]
 
-TILE_BYTES = 4 << 20
-"""Float32 bytes of weights per decode tile, at least: BLAS uses one core alone for a matrix-vector
-product of fewer than 460,800 weights.  At most twice as many, so that a tile is still in the
-last-level cache when the next row of the batch needs it."""
+CALL_WORK = 1 << 20
+"""Weights times rows that one core multiplies at a time, at least, where several take part: when
+a call ends sooner, handing Python's lock over, and waking who waits for it, takes as long."""
 
-WIDENED_TILE_BYTES = min(max(second_level_cache_bytes() // 2, 128 << 10), 1 << 20)
-"""Float32 bytes of a bf16 tile in ``decode``, at most: half a core's own cache, so that the tile is
-still there, beside its bf16 original, when it is multiplied."""
-
-THREADED_WEIGHTS = 460_800
-"""The smallest matrix of which OpenBLAS computes a matrix-vector product with several threads."""
-
-SHARED_WEIGHTS = 786_432
-"""The smallest matrix that is worth several threads: below it they save microseconds where the
-other cores are idle, and lose milliseconds, waiting for each other, where they are not."""
+WIDENING = 4
+"""Widening a bf16 weight takes about as long as multiplying it by so many rows."""
 
 JOINED_BYTES = 1 << 20
 """Projections of the same input are copied into one matrix up to this size: for small models a
@@ -54,21 +49,6 @@ FEW_ROWS = 64
 _ODD_HALF = np.uint32(0xFFFF0000)
 
 
-class Workspace:
-    """Scratch memory of one thread, kept between calls and grown when needed."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, npt.NDArray[np.uint32]] = {}
-
-    def bits(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint32]:
-        """An uninitialized uint32 array, valid until ``name`` is asked for again."""
-        size = math.prod(shape)
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.size < size:
-            buffer = self._buffers[name] = np.empty(size, dtype=np.uint32)
-        return buffer[:size].reshape(shape)
-
-
 class Linear(ABC):
     """Weights ``[out_features, in_features]`` given as row blocks ("parts"), applied as one matrix."""
 
@@ -78,29 +58,35 @@ class Linear(ABC):
         self.nbytes: int = sum(part.nbytes for part in parts)
         self._bias = bias
         self._parts: list[tuple[npt.NDArray[Any], slice]] = []
-        self._tiles: list[tuple[npt.NDArray[Any], slice]] = []
         start = 0
         for part in parts:
-            self._parts.append((part, slice(start, start + part.shape[0])))
-            for rows in _tile_rows(part.shape[0], part.shape[1]):
-                self._tiles.append((part[rows], slice(start + rows.start, start + rows.stop)))
-            start += part.shape[0]
+            self._parts.append((part, slice(start, start + len(part))))
+            start += len(part)
+        self._tiles = self._cut(cuts.tiles)
 
     def prefill(self, x: F32, workspace: Workspace) -> F32:
         """``[T, in_features] -> [T, out_features]``, both float32, by GEMM."""
-        y = np.empty((x.shape[0], self.out_features), dtype=np.float32)
+        y = np.empty((len(x), self.out_features), dtype=np.float32)
         self._multiply(x, y, workspace)
         return y if self._bias is None else np.add(y, self._bias, out=y)
 
     def decode(self, x: F32, workspace: Workspace) -> F32:
         """``[B, in_features] -> [B, out_features]``, both float32, each row as if it were alone."""
-        y = np.empty((x.shape[0], self.out_features), dtype=np.float32)
+        y = np.empty((len(x), self.out_features), dtype=np.float32)
         self._multiply_rows(x, y, workspace)
         return y if self._bias is None else np.add(y, self._bias, out=y)
 
     @abstractmethod
     def rows(self, indices: npt.NDArray[np.int64]) -> F32:
         """Rows of the weights as float32 ``[len(indices), in_features]``: an embedding look-up."""
+
+    def _cut(self, cut: Callable[[npt.NDArray[Any]], list[slice]]) -> list[tuple[npt.NDArray[Any], slice]]:
+        """Each part's slices, and the features that they give."""
+        return [
+            (part[rows], slice(columns.start + rows.start, columns.start + rows.stop))
+            for part, columns in self._parts
+            for rows in cut(part)
+        ]
 
     @abstractmethod
     def _multiply(self, x: F32, y: F32, workspace: Workspace) -> None: ...
@@ -112,15 +98,18 @@ class Linear(ABC):
 class Float32Linear(Linear):
     """float32 weights, used in place.
 
-    Parts too small for BLAS to use every core on them are multiplied as one matrix where they lie
-    close together in memory, with whatever lies between them: in published files that is the
-    output projection between keys and queries.  Its product is thrown away, but it is read with
-    all cores, and still in the cache when it is needed, two products later.
+    One row is multiplied by BLAS with all its threads, tile by tile.  Parts too small for that are
+    multiplied as one matrix where they lie close together in memory, with whatever lies between
+    them: in published files that is the output projection between keys and queries.  Its product
+    is thrown away, but it is read with all cores, and still in the cache when it is needed, two
+    products later.
+
+    Several rows are multiplied by each core on its own, piece by piece, where that gives the same bits.
     """
 
     def __init__(self, parts: Sequence[npt.NDArray[Any]], bias: F32 | None) -> None:
         super().__init__(parts, bias)
-        self._stretch = _stretch(parts)
+        self._stretch = cuts.stretch(parts)
 
     def rows(self, indices: npt.NDArray[np.int64]) -> F32:
         table: F32 = self._parts[0][0]
@@ -131,6 +120,12 @@ class Float32Linear(Linear):
             _multiply_matrices(x, part, y[:, columns])
 
     def _multiply_rows(self, x: F32, y: F32, workspace: Workspace) -> None:  # noqa: ARG002
+        if len(x) > 1 and self._pieces_agree:
+            self._multiply_pieces(x, y)
+        else:
+            self._multiply_tiles(x, y)
+
+    def _multiply_tiles(self, x: F32, y: F32) -> None:
         if self._stretch is not None:
             matrix, starts = self._stretch
             for x_row, y_row in zip(x, y, strict=True):
@@ -141,6 +136,42 @@ class Float32Linear(Linear):
         for tile, columns in self._tiles:
             for x_row, y_row in zip(x, y, strict=True):
                 tile.dot(x_row, out=y_row[columns])
+
+    def _multiply_pieces(self, x: F32, y: F32) -> None:
+        calls = list(self._calls(len(x)))
+
+        def multiply(index: int) -> None:
+            pieces, columns = calls[index]
+            products = y[:, columns].reshape(len(x), len(pieces), -1).swapaxes(0, 1)
+            # In this order: a piece for every row of x, then the next.
+            np.matvec(pieces, x, out=products, order="C")
+
+        share(multiply, len(calls))
+
+    def _calls(self, rows: int) -> Iterator[tuple[F32, slice]]:
+        """Pieces ``[n, 1, m, in]`` that one call multiplies, and the features that they give."""
+        for part, columns in self._parts:
+            height = cuts.piece_rows(part)
+            count = len(part) // height
+            whole = count * height
+            step = height * math.ceil(count / _shares(part.size * rows))
+            for start in range(0, whole, step):
+                yield _stacked(part, columns, start, min(start + step, whole), height)
+            if whole < len(part):
+                yield _stacked(part, columns, whole, len(part), len(part) - whole)
+
+    @cached_property
+    def _pieces_agree(self) -> bool:
+        """Whether this BLAS gives a row of a piece the bits that it has in a tile.
+
+        That is decided by shapes, and so the same for any ``x``: kernels take four rows or so at a
+        time, and only rows that are left over, at the end of a matrix, are summed in another order.
+        """
+        x = np.random.default_rng(0).standard_normal((1, self.in_features), dtype=np.float32)
+        by_tiles, by_pieces = np.empty((2, 1, self.out_features), dtype=np.float32)
+        self._multiply_rows(x, by_tiles, Workspace())
+        self._multiply_pieces(x, by_pieces)
+        return bool(np.array_equal(by_tiles.view(np.uint32), by_pieces.view(np.uint32)))
 
 
 class Bfloat16Linear(Linear):
@@ -153,11 +184,7 @@ class Bfloat16Linear(Linear):
 
     def __init__(self, parts: Sequence[npt.NDArray[Any]], bias: F32 | None) -> None:
         super().__init__(parts, bias)
-        self._pairs: list[tuple[npt.NDArray[np.uint32], slice]] = [
-            (part[rows].view("<u4"), slice(columns.start + rows.start, columns.start + rows.stop))
-            for part, columns in self._parts
-            for rows in _equal_slices(part.shape[0], math.ceil(4 * part.size / WIDENED_TILE_BYTES))
-        ]
+        self._pairs = [(piece.view("<u4"), columns) for piece, columns in self._cut(cuts.pieces)]
 
     def rows(self, indices: npt.NDArray[np.int64]) -> F32:
         return bfloat16.widen(self._parts[0][0][indices])
@@ -172,12 +199,20 @@ class Bfloat16Linear(Linear):
         # [B, in] -> [2, B, in / 2]: the even positions of each row, and the odd ones.
         halves_of_x = np.ascontiguousarray(x.reshape(len(x), -1, 2).transpose(2, 0, 1))
         products = np.empty((2, *y.shape), dtype=np.float32)
-        for pairs, columns in self._pairs:
+
+        def multiply(index: int) -> None:
+            pairs, columns = self._pairs[index]
             halves = workspace.bits("halves", (2, *pairs.shape))
             np.left_shift(pairs, 16, out=halves[0])
             np.bitwise_and(pairs, _ODD_HALF, out=halves[1])
             # A matrix-vector product for each half and each row.
             np.matvec(halves.view(np.float32)[:, None], halves_of_x, out=products[:, :, columns])
+
+        if _shares((WIDENING + len(x)) * self.in_features * self.out_features) > 1:
+            share(multiply, len(self._pairs))
+        else:
+            for index in range(len(self._pairs)):
+                multiply(index)
         np.add(products[0], products[1], out=y)
 
 
@@ -197,46 +232,19 @@ def _multiply_matrices(x: F32, weights: F32, y: F32) -> None:
         np.matmul(x, weights.T, out=y)
 
 
+def _shares(work: int) -> int:
+    """In how many calls to do ``work``, weights times rows: as many for each thread."""
+    if work < CALL_WORK:
+        return 1
+    return blas.threads() * max(1, work // (blas.threads() * CALL_WORK))
+
+
+def _stacked(part: F32, columns: slice, start: int, stop: int, height: int) -> tuple[F32, slice]:
+    """Rows of a part as matrices of equal height, ``[n, 1, height, in]``, and the features that they give."""
+    features = slice(columns.start + start, columns.start + stop)
+    return part[start:stop].reshape(-1, 1, height, part.shape[1]), features
+
+
 def _usable(part: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The array itself, or a copy where a file's odd header length left it misaligned for BLAS."""
     return part if part.ctypes.data % 4 == 0 else part.copy()
-
-
-def _stretch(parts: Sequence[F32]) -> tuple[F32, list[int]] | None:
-    """One matrix over all parts and what lies between them, and the row at which each part starts.
-
-    None where that does not pay: the parts are large, or far from each other, or not of one file.
-    """
-    first, width = min(parts, key=_address), 4 * parts[0].shape[1]
-    starts = [(_address(part) - _address(first)) // width for part in parts]
-    rows = max(start + len(part) for start, part in zip(starts, parts, strict=True))
-    if (
-        len(parts) == 1
-        or min(part.size for part in parts) >= SHARED_WEIGHTS
-        or not SHARED_WEIGHTS <= rows * parts[0].shape[1] <= TILE_BYTES // 4
-        or any(part.base is None or part.base is not first.base for part in parts)
-        or any((_address(part) - _address(first)) % width for part in parts)
-    ):
-        return None
-    return np.lib.stride_tricks.as_strided(first, (rows, first.shape[1]), writeable=False), starts
-
-
-def _address(part: npt.NDArray[Any]) -> int:
-    return int(part.ctypes.data)
-
-
-def _tile_rows(out_features: int, in_features: int) -> list[slice]:
-    """Cut the rows of a matrix into tiles of nearly equal size.
-
-    From one to two ``TILE_BYTES`` each; but two for one core where more are not worth it.
-    """
-    weights = out_features * in_features
-    tiles = 2 if THREADED_WEIGHTS <= weights < SHARED_WEIGHTS else max(1, 4 * weights // TILE_BYTES)
-    return _equal_slices(out_features, tiles)
-
-
-def _equal_slices(length: int, count: int) -> list[slice]:
-    """Cut ``length`` into ``count`` pieces of nearly equal size, or fewer where some would be empty."""
-    count = min(length, count)
-    bounds = [length * index // count for index in range(count + 1)]
-    return [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from lm_core.checkpoint import Checkpoint
 from lm_core.config import LlamaConfig
 from lm_core.errors import ContextLengthExceeded, InvalidParameter
 from lm_core.kv_cache import KVCache
-from lm_core.linear import Workspace
 from lm_core.rotary import RotaryTables
 from lm_core.step import DecodeStep, PrefillStep, Step
 from lm_core.weights import ModelWeights, Storage, load_weights
+from lm_core.workspace import Workspace
 
 F32 = npt.NDArray[np.float32]
 TokenIds = Sequence[int] | npt.NDArray[np.integer]
@@ -41,7 +40,7 @@ class Llama:
         self.config = config
         self._weights = weights
         self._rotary = RotaryTables(config)
-        self._threads = threading.local()
+        self._workspace = Workspace()
 
     @classmethod
     def from_pretrained(cls, path: str | Path, dtype: str = "auto") -> Llama:
@@ -177,14 +176,6 @@ class Llama:
         """``[T, D]`` final hidden states ``-> [V]`` logits of the last."""
         logits: F32 = self._weights.lm_head.decode(hidden_states[-1:], self._workspace)[0]
         return logits
-
-    @property
-    def _workspace(self) -> Workspace:
-        """The calling thread's scratch memory."""
-        workspace: Workspace | None = getattr(self._threads, "workspace", None)
-        if workspace is None:
-            workspace = self._threads.workspace = Workspace()
-        return workspace
 
     def _checked(self, token_ids: TokenIds) -> npt.NDArray[np.int64]:
         ids = np.asarray(token_ids)

@@ -22,6 +22,10 @@ hidden.  It bounds the memory to ``4 · G · QUERY_BLOCK · S`` bytes."""
 LONG_CONTEXT = 384
 """Positions from which :func:`row_attention` scores each query by a product of its own."""
 
+BLOCK_SIZE = 1 << 16
+"""Numbers that :func:`swiglu` takes through all its operations at a time: 256 KB, a part of a core's
+own cache."""
+
 _ONE = np.float32(1.0)
 
 
@@ -71,15 +75,27 @@ def softmax(x: F32) -> F32:
 
 def swiglu(gate_up: F32) -> F32:
     """``[T, 2F] -> [T, F]``: ``silu(gate) · up`` with the gate in the first half (Shazeer, 2020)."""
-    F = gate_up.shape[-1] // 2
-    gate, up = gate_up[:, :F], gate_up[:, F:]
+    T, F = gate_up.shape[0], gate_up.shape[1] // 2
+    y = np.empty((T, F), dtype=np.float32)
+    step = max(1, BLOCK_SIZE // F)
     # exp overflows to infinity for gates below -88, and x / inf is the zero that silu tends to.
     with np.errstate(over="ignore"):
-        denominator: F32 = np.exp(-gate)
-    denominator += _ONE
-    y: F32 = gate / denominator
-    y *= up
+        if T <= step:
+            _swiglu(gate_up, y)
+        else:
+            for start in range(0, T, step):
+                _swiglu(gate_up[start : start + step], y[start : start + step])
     return y
+
+
+def _swiglu(gate_up: F32, y: F32) -> None:
+    F = y.shape[1]
+    gate = gate_up[:, :F]
+    np.negative(gate, out=y)
+    np.exp(y, out=y)
+    y += _ONE
+    np.divide(gate, y, out=y)
+    y *= gate_up[:, F:]
 
 
 def row_attention(query: F32, keys: F32, values: F32) -> F32:

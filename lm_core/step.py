@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from lm_core import ops
 from lm_core.kv_cache import KVCache
-from lm_core.linear import Linear, Workspace
+from lm_core.linear import Linear
 from lm_core.rotary import RotaryTables
+from lm_core.workspace import Workspace
 
 F32 = npt.NDArray[np.float32]
 

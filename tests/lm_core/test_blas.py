@@ -118,8 +118,35 @@ def test_available_cores(
 ) -> None:
     """The smaller of the affinity mask and the quota, whole, and never none."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(affinity)), raising=False)
+    monkeypatch.setattr(blas, "_physical_cores", len)
     monkeypatch.setattr(blas, "_cgroup_quota", lambda _: quota)
     assert blas.available_cores() == cores
+
+
+def test_processors_of_one_core_count_once(tmp_path: Path) -> None:
+    """Two that share a core share its arithmetic; where the system does not tell, each counts."""
+    for number, siblings in enumerate(["0,2", "1,3", "0,2", "1,3"]):
+        topology = tmp_path / f"cpu{number}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "thread_siblings_list").write_text(f"{siblings}\n")
+    assert blas._physical_cores({0, 1, 2, 3}, tmp_path) == 2
+    assert blas._physical_cores({0, 2}, tmp_path) == 1
+    assert blas._physical_cores({0, 1}, tmp_path) == 2
+    assert blas._physical_cores({0, 7, 8}, tmp_path) == 3
+
+
+def test_the_crew_has_as_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was set, by hand or by the environment; else the cores."""
+    monkeypatch.setattr(blas, "_threads", None)
+    for name in blas.THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert blas.threads() == blas.available_cores()
+    monkeypatch.setattr(blas, "_threads", None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert blas.threads() == 5
+    monkeypatch.setattr(blas, "_threads", None)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "many")
+    assert blas.threads() == 5
 
 
 def test_available_cores_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:

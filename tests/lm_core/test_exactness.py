@@ -18,6 +18,7 @@ from shared_files import shared_model, story_model
 from lm_core import linear, model
 from lm_core.kv_cache import KVCache
 from lm_core.model import Llama
+from lm_core.workspace import Workspace
 
 F32 = npt.NDArray[np.float32]
 
@@ -204,7 +205,7 @@ def test_rows_keep_their_bits_in_tiles_of_real_size() -> None:
     weight = random.standard_normal((2600, 576)).astype(np.float32)
     x = random.standard_normal((9, 576)).astype(np.float32)
     for part in (weight, (weight.view(np.uint32) >> 16).astype(np.uint16)):
-        layer, workspace = linear.make_linear([part]), linear.Workspace()
+        layer, workspace = linear.make_linear([part]), Workspace()
         together = layer.decode(x, workspace)
         for row in range(len(x)):
             assert_same_bits(together[row], layer.decode(x[row : row + 1], workspace)[0])

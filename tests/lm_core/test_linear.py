@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import operators as reference
 
-from lm_core import bfloat16, linear
-from lm_core.linear import Linear, Workspace, make_linear
+from lm_core import bfloat16, blas, cuts, linear
+from lm_core.linear import Linear, make_linear
+from lm_core.workspace import Workspace
 
 F32 = npt.NDArray[np.float32]
 U16 = npt.NDArray[np.uint16]
 
 STORAGES = pytest.mark.parametrize("storage", ["f32", "bf16"])
 REGIMES = pytest.mark.parametrize("regime", ["prefill", "decode"])
-TILE_BYTES = pytest.mark.parametrize("tile_bytes", [1, 5000, linear.TILE_BYTES])
+TILE_BYTES = pytest.mark.parametrize("tile_bytes", [1, 5000, cuts.TILE_BYTES])
 
 
 def random(*shape: int, seed: int = 0) -> F32:
@@ -60,14 +61,23 @@ def check(storage: str, regime: str, rows: list[int], columns: int, T: int, bias
     assert np.abs(y - expected).max() <= BFLOAT16_BOUND * np.abs(expected).max()
 
 
+def cut_small(monkeypatch: pytest.MonkeyPatch, tile_bytes: int) -> None:
+    """Tiles and pieces of so many bytes, from one row on, and as many threads as there are pieces."""
+    monkeypatch.setattr(cuts, "TILE_BYTES", tile_bytes)
+    monkeypatch.setattr(cuts, "PIECE_BYTES", tile_bytes)
+    monkeypatch.setattr(cuts, "ROW_STEP", 1)
+    monkeypatch.setattr(cuts, "PIECE_STEP", 1)
+    monkeypatch.setattr(linear, "CALL_WORK", 1)
+    monkeypatch.setattr(blas, "_threads", 3)
+
+
 @STORAGES
 @REGIMES
 @TILE_BYTES
 @pytest.mark.parametrize("T", [1, 2, 5, 33])
 def test_product(storage: str, regime: str, T: int, tile_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of one row, of some rows, and of all: none is forgotten, none taken twice."""
-    monkeypatch.setattr(linear, "TILE_BYTES", tile_bytes)
-    monkeypatch.setattr(linear, "WIDENED_TILE_BYTES", tile_bytes)
+    cut_small(monkeypatch, tile_bytes)
     check(storage, regime, [37], 26, T)
 
 
@@ -79,8 +89,7 @@ def test_several_parts_with_bias(
     storage: str, regime: str, tile_bytes: int, joined_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Projections of one input, as one matrix in memory or as several."""
-    monkeypatch.setattr(linear, "TILE_BYTES", tile_bytes)
-    monkeypatch.setattr(linear, "WIDENED_TILE_BYTES", tile_bytes)
+    cut_small(monkeypatch, tile_bytes)
     monkeypatch.setattr(linear, "JOINED_BYTES", joined_bytes)
     check(storage, regime, [24, 8, 8], 52, 3, bias=True)
 
@@ -177,7 +186,7 @@ def test_a_stretch_of_small_parts(
 ) -> None:
     """Parts of one file in any order, other tensors between them: the products are the parts' alone."""
     monkeypatch.setattr(linear, "JOINED_BYTES", 0)
-    monkeypatch.setattr(linear, "SHARED_WEIGHTS", 1000)
+    monkeypatch.setattr(cuts, "SHARED_WEIGHTS", 1000)
     file = random(60, 26)
     file.flags.writeable = False
     parts = [file[4:20], file[33:41], file[41:60]]
@@ -193,7 +202,7 @@ def test_a_stretch_of_small_parts(
 def test_parts_that_are_not_of_one_file_are_no_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor are those that lie far from each other, or by no whole number of rows."""
     monkeypatch.setattr(linear, "JOINED_BYTES", 0)
-    monkeypatch.setattr(linear, "SHARED_WEIGHTS", 1000)
+    monkeypatch.setattr(cuts, "SHARED_WEIGHTS", 1000)
     file = random(60, 26).reshape(-1)
     for parts in (
         [random(20, 26, seed=1), random(20, 26, seed=2)],
@@ -207,3 +216,41 @@ def test_nbytes_counts_the_storage() -> None:
     """bf16 is half the bytes: what the bench calls the memory that a token reads."""
     weight = random(30, 8)
     assert make_linear([weight]).nbytes == 2 * make_linear([bfloat16.narrow(weight)]).nbytes == 30 * 8 * 4
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize(("rows", "columns"), [(1536, 576), (2100, 1024), (49, 40_000), (5000, 64)])
+@STORAGES
+def test_no_bit_depends_on_who_multiplies(
+    storage: str, rows: int, columns: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows alone or together, pieces by one thread or by several: a real matrix gives the same bits."""
+    monkeypatch.setattr(blas, "_threads", threads)
+    layer = make_linear([stored(random(rows, columns), storage)])
+    x = random(9, columns, seed=7)
+    together = apply(layer, x, "decode")
+    for row in range(len(x)):
+        assert_same_bits(together[row], apply(layer, x[row : row + 1], "decode")[0])
+    assert_same_bits(together[:2], apply(layer, x[:2], "decode"))
+
+
+def test_pieces_of_published_shapes_are_used() -> None:
+    """SmolLM2's matrices: a core multiplies the pieces of several rows on its own."""
+    for rows in ([1536, 1536], [576], [576, 192, 192]):
+        layer = make_linear([stored(random(count, 576), "f32") for count in rows])
+        assert isinstance(layer, linear.Float32Linear) and layer._pieces_agree
+
+
+def test_pieces_that_would_change_a_bit_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a piece ends elsewhere than kernels do, its last rows are summed in another order."""
+    monkeypatch.setattr(cuts, "PIECE_STEP", 1)
+    monkeypatch.setattr(cuts, "PIECE_BYTES", 7 * 4 * 1536)
+    monkeypatch.setattr(linear, "JOINED_BYTES", 0)
+    layer = make_linear([stored(random(576, 1536), "f32")])
+    assert isinstance(layer, linear.Float32Linear)
+    if layer._pieces_agree:
+        pytest.skip("this BLAS sums every row in the same order")
+    x = random(3, 1536, seed=7)
+    together = apply(layer, x, "decode")
+    for row in range(len(x)):
+        assert_same_bits(together[row], apply(layer, x[row : row + 1], "decode")[0])
