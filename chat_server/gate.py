@@ -23,19 +23,28 @@ from chat_server.errors import (
     Unavailable,
     as_request_error,
 )
+from chat_server.large_work import LARGE_BODY, LargeWork
 
 OPEN_PATHS = ("/health",)
 """What may be asked without a key."""
+TURNS, TURN_ROUTE = "/generate/", "/generate/{id}"
+"""What takes a turn: paths that begin so, with PUT; and how the figures name them."""
 KNOWN_METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH")
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 ANY_HOST = "*"
 
 DISCARD_SECONDS = 5.0
 """How long a body that nobody wants is thrown away, so that its sender gets to read the answer."""
+UNTRUSTED_DISCARD_SECONDS = 0.1
+"""The same of who has no key, names another host, or was too slow."""
+UNWANTED_BODY = (413, 429, 503)
+"""What the others are refused with whose body is not read."""
 
 logger = logging.getLogger(__name__)
 
 RequestCounter = Callable[[str, str, int], None]
+RefuseTurn = Callable[[], None]
+"""Raises what a turn is refused with that could not be taken on now."""
 
 
 class Keys:
@@ -115,16 +124,29 @@ class _Answer:
 
 
 class Gate:
-    """Wraps the app.  Bodies are read here, whole and bounded, before the app is called."""
+    """Wraps the app.  Bodies are read here, whole and bounded, before the app is called.
+
+    What an overloaded server does not take on is refused here, where it costs least: a turn for which
+    there is no place, and a large body beside too many others, before it is read.
+    """
 
     def __init__(
-        self, app: ASGIApp, keys: Keys, hosts: Hosts, request_timeout: float, count: RequestCounter
+        self,
+        app: ASGIApp,
+        keys: Keys,
+        hosts: Hosts,
+        request_timeout: float,
+        count: RequestCounter,
+        refuse_turn: RefuseTurn,
+        large_bodies: LargeWork,
     ) -> None:
         self._app = app
         self._keys = keys
         self._hosts = hosts
         self._request_timeout = request_timeout
         self._count = count
+        self._refuse_turn = refuse_turn
+        self._large_bodies = large_bodies
         self._receiving: set[asyncio.Timeout] = set()
         self._ended = False
 
@@ -142,15 +164,27 @@ class Gate:
             return
         answer = _Answer(send)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        takes_turn = scope["method"] == "PUT" and scope["path"].startswith(TURNS)
         body_read = False
         try:
             self._hosts.check(headers.get("host"))
             owner = "" if scope["path"] in OPEN_PATHS else self._keys.owner(headers.get("authorization"))
             scope["state"]["owner"] = owner
-            body = await self._body(headers, receive)
+            if (size := _declared_size(headers)) > LARGEST_BODY:
+                raise _too_large()
+            if size <= LARGE_BODY:
+                body = await self._body(receive)
+            else:
+                if takes_turn:
+                    self._refuse_turn()
+                with self._large_bodies.place():
+                    body = await self._body(receive)
             if body is None:
                 return
             body_read = True
+            if takes_turn:
+                # A small body has come along with its head; once it is read, the connection can stay open.
+                self._refuse_turn()
             await self._app(scope, _replay(body, receive), answer)
         except RequestError as error:
             await self._refuse(error, answer, None if body_read else receive)
@@ -160,16 +194,13 @@ class Gate:
             if answer.status is None:
                 await self._refuse(as_request_error(error), answer, None)
         finally:
-            route = getattr(scope.get("route"), "path", "other")
+            route = getattr(scope.get("route"), "path", TURN_ROUTE if takes_turn else "other")
             method = scope["method"] if scope["method"] in KNOWN_METHODS else "other"
             if answer.status is not None:
                 self._count(method, route, answer.status)
 
-    async def _body(self, headers: dict[str, str], receive: Receive) -> bytes | None:
+    async def _body(self, receive: Receive) -> bytes | None:
         """The whole body; None if the client has gone."""
-        declared = headers.get("content-length", "0")
-        if declared.isascii() and declared.isdigit() and int(declared) > LARGEST_BODY:
-            raise _too_large()
         body = bytearray()
         try:
             async with self._time_to_send(self._request_timeout):
@@ -207,7 +238,8 @@ class Gate:
         # The client has all of it now, but the connection stays open while it is still sending.
         await send({"type": "http.response.body", "body": body, "more_body": True})
         try:
-            async with self._time_to_send(DISCARD_SECONDS if error.status == 413 else 0.1):
+            unwanted = error.status in UNWANTED_BODY
+            async with self._time_to_send(DISCARD_SECONDS if unwanted else UNTRUSTED_DISCARD_SECONDS):
                 while (message := await unread())["type"] == "http.request" and message.get("more_body"):
                     pass
         except TimeoutError:
@@ -223,6 +255,14 @@ class Gate:
                 yield
             finally:
                 self._receiving.discard(limit)
+
+
+def _declared_size(headers: dict[str, str]) -> int:
+    """Bytes of the body, as far as the head tells: one in pieces may become as large as any."""
+    if "transfer-encoding" in headers:
+        return LARGEST_BODY
+    declared = headers.get("content-length", "0")
+    return int(declared) if declared.isascii() and declared.isdigit() else 0
 
 
 def _too_large() -> InvalidRequest:

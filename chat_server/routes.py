@@ -100,18 +100,13 @@ async def generate(request: Request, session_id: SessionId, service: Service, ow
     """Take a turn.  The body is a JSON object with a question, or an array of token ids: the whole
     context.  With ``stream``, or ``Accept: text/event-stream``, an object is answered by events:
     ``token``s, and at the end ``done`` with the turn object or ``error`` with the error object."""
-    # Before anything costs time: what cannot be taken on is refused at once.
-    service.admission.refuse_when_full()
-    raw = await raw_body(request, b"[")
-    if raw is not None:
-        ids = await read(request, partial(parse, TOKEN_IDS, param="content"), raw)
-        turn = TurnRequest(ids, Sampling())
-    else:
-        body, digest = await question(request)
-        accepts_stream = MEDIA_TYPE in request.headers.get("accept", "").lower()
-        stream = accepts_stream if body.stream is None else body.stream
-        turn = TurnRequest.from_body(body, digest, stream)
-    generation = service.generate(owner, session_id, turn)
+    ticket = service.admission.enter()
+    try:
+        turn, gives_ids = await _turn(request)
+    except BaseException:
+        service.admission.leave(None)
+        raise
+    generation = service.generate(owner, session_id, turn, ticket)
     watch = DisconnectWatch(request, generation)
     streaming = False
     try:
@@ -123,7 +118,18 @@ async def generate(request: Request, session_id: SessionId, service: Service, ow
     finally:
         if not streaming:
             watch.end()
-    return JSONResponse(turn_fields(done.turn) if raw is None else done.new_tokens)
+    return JSONResponse(done.new_tokens if gives_ids else turn_fields(done.turn))
+
+
+async def _turn(request: Request) -> tuple[TurnRequest, bool]:
+    """What the body asks for, and whether it wants token ids for an answer, as it is made of them."""
+    raw = await raw_body(request, b"[")
+    if raw is not None:
+        ids = await read(request, partial(parse, TOKEN_IDS, param="content"), raw)
+        return TurnRequest(ids, Sampling()), True
+    body, digest = await question(request)
+    accepts_stream = MEDIA_TYPE in request.headers.get("accept", "").lower()
+    return TurnRequest.from_body(body, digest, accepts_stream if body.stream is None else body.stream), False
 
 
 @router.put("/revert/{id}", **documents.REVERT)

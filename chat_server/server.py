@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -31,7 +32,10 @@ from lm_core.errors import LanguageModelError
 from lm_core.language_model import LanguageModel
 
 WORKERS = 8
-"""Threads for the store, templates and tokenizing: what must not stop the event loop."""
+"""Threads for the store: what must not stop the event loop."""
+CHECKERS = 2
+"""Threads for the checks of turns, which are mostly Python: more of them would only take Python's lock from
+the event loop in turn, and none would be done sooner."""
 BACKLOG = 1024
 KEEP_ALIVE_SECONDS = 60
 FAREWELL_SECONDS = 5
@@ -61,6 +65,7 @@ class ChatServer:
         self._model_folder = model_folder
         self._state = ServerState(threads=blas.describe().threads)
         self._executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="worker")
+        self._checkers = ThreadPoolExecutor(CHECKERS, thread_name_prefix="checker")
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
     def run(self) -> None:
@@ -91,6 +96,7 @@ class ChatServer:
             await serving
             late.cancel()
             self._executor.shutdown()
+            self._checkers.shutdown()
             self._state.bodies.close()
             self._state.texts.close()
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -116,6 +122,8 @@ class ChatServer:
             engine.start()
             try:
                 service = self._start_service(language_model, engine, store)
+                # What is there by now stays: looking through it for garbage would stop all for 0.1 s.
+                gc.freeze()
                 logger.info("Listening on %s", url)
                 number = await self._signals.get()
                 logger.info("Received %s, shutting down gracefully", number.name)
@@ -143,6 +151,7 @@ class ChatServer:
             settings.defaults,
             min(longest, settings.context_length or longest),
             self._executor,
+            self._checkers,
             self._state.texts,
             self._state.metrics,
         )
@@ -177,6 +186,8 @@ class ChatServer:
             Hosts(settings.host, settings.allowed_hosts),
             settings.request_timeout,
             self._state.metrics.request,
+            self._state.refuse_turn,
+            self._state.bodies,
         )
 
     def _uvicorn_config(self, gate: Gate) -> uvicorn.Config:

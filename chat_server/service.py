@@ -52,6 +52,7 @@ class ChatService:
         defaults: Defaults,
         context_length: int,
         executor: Executor,
+        checkers: Executor,
         texts: LargeWork,
         metrics: Metrics,
     ) -> None:
@@ -62,6 +63,7 @@ class ChatService:
         self._store = store
         self._checks = Checks(language_model, store, defaults, context_length)
         self._executor = executor
+        self._checkers = checkers
         self._texts = texts
         self._metrics = metrics
         self._locks = SessionLocks()
@@ -184,16 +186,16 @@ class ChatService:
 
     # -- turns ------------------------------------------------------------------------------------
 
-    def generate(self, owner: str, session_id: str, request: TurnRequest) -> Generation:
-        """Start to take a turn.
+    def generate(self, owner: str, session_id: str, request: TurnRequest, ticket: int) -> Generation:
+        """Start to take a turn that was admitted as ``ticket``, which is left when it ends.
 
         Raises:
-            Unavailable, Busy: the server takes nothing on now.
             Conflicting: the same request is being answered at this moment.
             InvalidRequest: another one of the same ``request_id`` is (422).
         """
         pending = (owner, session_id, request.request_id or uuid.uuid4().hex)
         if pending in self._pending:
+            self.admission.leave(None)
             if self._pending[pending] != request.request_hash:
                 raise another_body(request)
             raise Conflicting(
@@ -201,7 +203,6 @@ class ChatService:
                 f"request {request.request_id!r} is being answered already",
                 "request_id",
             )
-        ticket = self.admission.enter()
         logger.debug("Turn requested for session %s", session_id, extra={"request_id": pending[2]})
         self._pending[pending] = request.request_hash
         generation = Generation()
@@ -332,7 +333,8 @@ class ChatService:
         """Like :meth:`_in_thread`, for what may tokenize ``text``."""
         if text is not None and len(text) > LARGE_TEXT:
             return await self._texts.run(work, *arguments)
-        return await self._in_thread(work, *arguments)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._checkers, work, *arguments)
 
     async def _change(self, work: Callable[..., Result], *arguments: Any) -> Result:
         """Like :meth:`_in_thread`, for what changes the store: its outcome is waited for in any case."""

@@ -28,3 +28,8 @@ class ServerState:
         if self.service is None:
             return "loading"
         return "draining" if self.service.admission.draining else "ok"
+
+    def refuse_turn(self) -> None:
+        """Refuse what cannot be taken on now, as :meth:`Admission.refuse_when_full` does."""
+        if self.service is not None:
+            self.service.admission.refuse_when_full()

@@ -5,25 +5,33 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from chat_server.admission import Admission
 from chat_server.app import make_app
 from chat_server.errors import ServerFault
 from chat_server.gate import Gate, Hosts, Keys
-from chat_server.metrics import Metrics
+from chat_server.large_work import LARGE_BODY, MOST_WAITING
 from chat_server.state import ServerState
 from chat_server.store import StoreBusy, StoreDamaged
 
 Ask = Callable[[httpx.AsyncClient], Awaitable[None]]
 
 
+def gate_of(state: ServerState) -> Gate:
+    """The gate of an app over ``state``, for everybody."""
+    app = make_app(state, False)
+    return Gate(app, Keys([]), Hosts("", ["*"]), 5.0, state.metrics.request, state.refuse_turn, state.bodies)
+
+
 def with_app(state: ServerState, ask: Ask) -> None:
     """Run ``ask`` with a client of an app over ``state``."""
-    gate = Gate(make_app(state, False), Keys([]), Hosts("", ["*"]), 5.0, Metrics().request)
+    gate = gate_of(state)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await gate({**scope, "state": {}}, receive, send)
@@ -87,3 +95,54 @@ def test_mistakes_and_damage(
         with_app(state, ask)
     assert len(caplog.records) == logged
     assert all(record.exc_info for record in caplog.records)
+
+
+class FullService:
+    """One turn is taken, and there is no room for another."""
+
+    def __init__(self) -> None:
+        self.admission = Admission(max_running=1, max_queue=0)
+        self.admission.enter()
+
+
+def refused(state: ServerState, path: str, size: int) -> list[Message]:
+    """What is sent to who asks with a body of ``size`` bytes, none of which may be read before that."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        assert sent or size <= LARGE_BODY
+        return {"type": "http.request", "body": b"{" * size, "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "PUT",
+        "path": path,
+        "headers": [(b"host", b"localhost"), (b"content-length", str(size).encode())],
+        "state": {},
+    }
+    asyncio.run(gate_of(state)(scope, receive, send))
+    return sent
+
+
+@pytest.mark.parametrize("size", [100, LARGE_BODY + 1])
+def test_a_full_server_does_not_look_at_the_body(size: int) -> None:
+    state = ServerState(1)
+    state.service = FullService()  # type: ignore[assignment]
+    start = refused(state, "/generate/a", size)[0]
+    headers = dict(start["headers"])
+    assert start["status"] == 429 and int(headers[b"retry-after"]) >= 1
+    # What is left unread of a large body ends the connection.
+    assert (headers.get(b"connection") == b"close") is (size > LARGE_BODY)
+    assert b'requests_total{method="PUT",route="/generate/{id}",status="429"} 1.0' in state.metrics.text()
+
+
+def test_a_large_body_beside_too_many_others_is_not_read() -> None:
+    state = ServerState(1)
+    with ExitStack() as others:
+        for _ in range(MOST_WAITING):
+            others.enter_context(state.bodies.place())
+        start = refused(state, "/tokenize", LARGE_BODY + 1)[0]
+    assert start["status"] == 429 and dict(start["headers"])[b"retry-after"] == b"1"

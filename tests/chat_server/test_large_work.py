@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -40,6 +41,23 @@ def test_one_at_a_time_and_no_more_than_may_wait() -> None:
     assert seen == [1]
 
 
+def test_others_get_as_much_time_as_the_work() -> None:
+    """A piece that follows another at once waits as long as that one took."""
+
+    async def two() -> float:
+        large = LargeWork("test")
+        (_, ended), (started, _) = await asyncio.gather(large.run(work), large.run(work))
+        large.close()
+        return started - ended
+
+    def work() -> tuple[float, float]:
+        started = time.monotonic()
+        time.sleep(0.02)
+        return started, time.monotonic()
+
+    assert asyncio.run(two()) >= 0.02
+
+
 class CountingStore:
     """A store of three sessions."""
 
@@ -62,6 +80,7 @@ def test_health_does_not_wait_for_work() -> None:
             anything,
             anything,
             512,
+            executor,
             executor,
             LargeWork("test"),
             anything,
