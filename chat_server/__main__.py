@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from types import FrameType
@@ -13,6 +14,8 @@ def main() -> None:
     """Run ``chat-server`` and exit with its code."""
     # Until the server drains by itself there is nothing that could be lost.
     signal.signal(signal.SIGTERM, _leave)
+    # What is imported and loaded stays; looking through it for garbage again and again takes time.
+    gc.disable()
     blas.prepare()
     from chat_server.cli import chat_server
     from lm_cli.program import run

@@ -20,6 +20,7 @@ from chat_server.app import make_app
 from chat_server.engine import LocalEngine
 from chat_server.errors import Unavailable
 from chat_server.gate import Gate, Hosts, Keys
+from chat_server.memory import give_back
 from chat_server.protocol import BoundedProtocol
 from chat_server.scheduler import Scheduler
 from chat_server.service import ChatService
@@ -124,6 +125,7 @@ class ChatServer:
                 service = self._start_service(language_model, engine, store)
                 # What is there by now stays: looking through it for garbage would stop all for 0.1 s.
                 gc.freeze()
+                gc.enable()
                 logger.info("Listening on %s", url)
                 number = await self._signals.get()
                 logger.info("Received %s, shutting down gracefully", number.name)
@@ -136,7 +138,10 @@ class ChatServer:
 
     def _load_model(self) -> LanguageModel:
         template = None if self._settings.template is None else chosen_template(self._settings.template)
-        return LanguageModel.from_pretrained(self._model_folder, self._settings.dtype, template)
+        language_model = LanguageModel.from_pretrained(self._model_folder, self._settings.dtype, template)
+        # Reading a tokenizer takes more than it is; and this thread's share of memory is no other's.
+        give_back()
+        return language_model
 
     def _start_service(self, language_model: LanguageModel, engine: LocalEngine, store: Store) -> ChatService:
         settings = self._settings

@@ -25,7 +25,6 @@ from lm_core.errors import ModelNotFound
 from lm_models.manifest import Manifest, hub_manifest, manifests
 from lm_models.origin import read_origin
 from lm_models.progress import Progress, SilentProgress
-from lm_models.pull import pull as pull_model
 from lm_models.staging import clear_leftovers, is_filled
 from lm_models.verification import is_model
 
@@ -57,6 +56,9 @@ def model_folder(spec: str, *, pull: bool = True, progress: Progress | None = No
         return folder
     if not pull:
         raise ModelNotFound(f"the model {spec} is not here yet; fetch it with: lm-models pull {spec}")
+    # Imported here so that a program whose model is there does not wait for what fetches models.
+    from lm_models.pull import pull as pull_model
+
     return pull_model(manifest, folder, progress or SilentProgress())
 
 

@@ -1,6 +1,7 @@
 """Killed at random moments: what was acknowledged is there, nothing half is, and the next answer is the same.
 
-``REWINDLM_KILL_ROUNDS`` says how often; a hundred rounds take some minutes.
+``REWINDLM_KILL_ROUNDS`` says how often; a hundred rounds take some minutes.  ``REWINDLM_KILL_MODEL=chat``
+does it with the chat model.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from pathlib import Path
 import httpx
 import pytest
 from chat_server_process import ServerProcess
+from shared_files import chat_model, story_model
 
 StartServer = Callable[..., ServerProcess]
 
 ROUNDS = int(os.environ.get("REWINDLM_KILL_ROUNDS", "2"))
+MODEL = {"story": story_model, "chat": chat_model}[os.environ.get("REWINDLM_KILL_MODEL", "story")]
 SESSIONS = 3
 
 
@@ -58,7 +61,8 @@ class Talker(threading.Thread):
 @pytest.mark.soak
 def test_kill_dash_nine(start_server: StartServer, tmp_path: Path) -> None:
     moments = random.Random(4)
-    reference = start_server(database=tmp_path / "reference.sqlite")
+    model = MODEL()
+    reference = start_server(model=model, database=tmp_path / "reference.sqlite")
     with reference.client() as client:
         expected: dict[tuple[int, int], str] = {}
 
@@ -74,7 +78,7 @@ def test_kill_dash_nine(start_server: StartServer, tmp_path: Path) -> None:
 
         turns = [0] * SESSIONS
         for round_number in range(ROUNDS):
-            server = start_server()
+            server = start_server(model=model)
             with server.client() as now:
                 for session in range(SESSIONS):
                     now.post("/createSession", json={"id": f"s{session}"})
@@ -101,7 +105,7 @@ def test_kill_dash_nine(start_server: StartServer, tmp_path: Path) -> None:
             for talker in talkers:
                 talker.join()
             turns = [talker.acknowledged for talker in talkers]
-        last = start_server()
+        last = start_server(model=model)
         with last.client() as now:
             for session in range(SESSIONS):
                 turn = len(now.get(f"/history/s{session}").json()["turns"])

@@ -56,10 +56,9 @@ async def flood(server: ServerProcess) -> None:
         await asyncio.gather(watch(), *(one(index) for index in range(CLIENTS)))
         assert set(statuses) == {200, 429}
         assert statuses.count(200) >= RUNNING + QUEUE
-        # Not the slowest: that one is the machine's, which does other work.
-        # The quickest quarter: other tests use the processors too.
-        assert statistics.quantiles(checks, n=4)[0] < 0.2
-        assert min(refusals) < 0.1
+        # Not the slowest: that one is the machine's, whose processors other tests use too.
+        assert statistics.median(checks) < 0.1
+        assert statistics.median(refusals) < 0.05
         for index in range(CLIENTS):
             turns = (await client.get(f"/history/s{index}")).json()["turns"]
             assert len(turns) <= 1
