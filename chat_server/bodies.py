@@ -42,14 +42,17 @@ def _all_whole(values: object) -> object:
     return values
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
+# The bounds inside: outside of the conversion they would be in no JSON schema.
+Whole = Annotated[int, Field(ge=0, le=LARGEST_COUNT), BeforeValidator(_whole)]
+Positive = Annotated[int, Field(ge=1, le=LARGEST_COUNT), BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED), BeforeValidator(_whole)]
 TokenId = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 TokenIds = Annotated[
     list[TokenId],
     Field(max_length=LARGEST_BODY, fail_fast=True, description="Token ids of the model's vocabulary."),
     BeforeValidator(_all_whole),
 ]
-TurnIndex = Annotated[Whole, Field(ge=0, le=LARGEST_COUNT, description="A turn; they count from 0.")]
+TurnIndex = Annotated[Whole, Field(description="A turn; they count from 0.")]
 
 
 class Body(BaseModel):
@@ -61,18 +64,15 @@ class Body(BaseModel):
 class Sampling(Body):
     """How answers are made.  What is left out is as the session, or else the server, has it."""
 
-    max_tokens: Annotated[Whole | None, Field(ge=1, le=LARGEST_COUNT, description="New tokens at most.")] = (
-        None
-    )
+    max_tokens: Annotated[Positive | None, Field(description="New tokens at most.")] = None
     temperature: Annotated[float | None, Field(ge=0, le=100, description="0 is greedy.")] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    top_k: Annotated[Whole | None, Field(ge=0, le=LARGEST_COUNT, description="0 keeps all tokens.")] = None
+    top_k: Annotated[Whole | None, Field(description="0 keeps all tokens.")] = None
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
     repetition_penalty: Annotated[float | None, Field(gt=0, le=100, description="1 is none.")] = None
-    seed: Annotated[
-        int | None,
-        Field(ge=0, le=LARGEST_SEED, description="Left out, one is drawn; the turn object names it."),
-    ] = None
+    seed: Annotated[Seed | None, Field(description="Left out, one is drawn; the turn object names it.")] = (
+        None
+    )
     stop: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=LONGEST_STOP, pattern=NO_NUL)]] | None,
         Field(

@@ -81,6 +81,14 @@ def test_the_seed_that_was_drawn_is_told(client: httpx.Client, session_id: str) 
     assert again["content"] == drawn["content"] and 0 <= drawn["seed"] < 1 << 63
 
 
+def test_a_whole_number_is_whole_however_it_is_spelled(client: httpx.Client, session_id: str) -> None:
+    """JSON has one kind of number, and the OpenAPI document promises no more of an integer."""
+    whole = generate(client, session_id, seed=5, max_tokens=4, top_k=3).json()
+    client.put(f"/revert/{session_id}", json={"turn": 0.0})
+    again = generate(client, session_id, seed=5.0, max_tokens=4.0, top_k=3.0, expected_turn=0.0).json()
+    assert (again["content"], again["seed"]) == (whole["content"], 5)
+
+
 def test_penalties_and_temperatures_of_almost_nothing(client: httpx.Client, session_id: str) -> None:
     """Numbers that float32 cannot divide by are in range, too."""
     for index, more in enumerate(({}, {"temperature": 1e-320}, {"top_p": 5e-324, "top_k": 0})):
