@@ -1,9 +1,10 @@
-"""What the tile sizes in ``lm_core/linear.py`` rest on: ``python -m bench.kernels``.
+"""What the sizes in ``lm_core/cuts.py`` and ``linear.py`` rest on: ``python -m bench.kernels``.
 
-Four tables: matrix-vector products by the size of the matrix, with one thread and with all;
+Five tables: matrix-vector products by the size of the matrix, with one thread and with all;
 a long row of weights streamed from memory in tiles, for one row and for several; bf16 widened
 to float32, by the size of the tile, by one thread and by two at once, and widened and multiplied by
-one; and matrix-matrix products by the number of rows, with the weights on the right and on the left.
+one; layers decoded as models decode them, by the number of rows, with one thread and with all; and
+matrix-matrix products by the number of rows, with the weights on the right and on the left.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ PRODUCT_ROWS = (128, 256, 512, 799, 800, 1024, 1536, 3072)
 TILE_ROWS = (799, 1024, 1536, 3072, 6144, 24576)
 CONVERTED_ROWS = (64, 128, 256, 512, 1024, 1536, 3072)
 PROMPT_ROWS = (4, 16, 32, 64, 128, 256)
+BATCHES = (1, 2, 4, 8, 16)
+LAYERS = 64
 STREAMED_ROWS = 98_304
 REPEATS = 7
 
@@ -119,6 +122,30 @@ def conversions(rows: Sequence[int] = CONVERTED_ROWS, streamed: int = STREAMED_R
             )
 
 
+def layers(rows: Sequence[int] = BATCHES, matrices: int = LAYERS, matrix_rows: int = 1536) -> Iterator[str]:
+    """Thousand million weights multiplied in a second, for all rows, by layers that no cache holds."""
+    import numpy as np
+
+    from lm_core.linear import Linear, make_linear
+    from lm_core.workspace import Workspace
+
+    def decode(linears: Sequence[Linear], x: Any, workspace: Workspace) -> None:
+        for linear in linears:
+            linear.decode(x, workspace)
+
+    for storage, one in (("f32", np.float32(1)), ("bf16", np.uint16(0x3F80))):
+        linears = [make_linear([np.full((matrix_rows, WIDTH), one)]) for _ in range(matrices)]
+        for count in rows:
+            work = partial(decode, linears, np.ones((count, WIDTH), np.float32), Workspace())
+            rates = []
+            for threads in (1, blas.available_cores()):
+                blas.set_threads(threads)
+                work()
+                rates.append(matrices * matrix_rows * WIDTH * count / seconds_of(work) / 1e9)
+            alone, together = rates
+            yield f"{storage:4}, {count:2} rows: {alone:5.1f} G/s by one thread, {together:5.1f} G/s by all"
+
+
 def prompts(rows: Sequence[int] = PROMPT_ROWS, matrix_rows: int = 1536) -> Iterator[str]:
     """GFLOP/s of a matrix-matrix product, by the number of rows that it is for."""
     import numpy as np
@@ -144,6 +171,7 @@ def main() -> None:
         ("float32 matrix-vector products from the cache", products),
         ("float32 weights streamed from memory", tiles),
         ("bf16 widened to float32", conversions),
+        ("layers decoded", layers),
         ("float32 matrix-matrix products", prompts),
     ):
         sys.stdout.write(f"\n{title}\n")

@@ -29,8 +29,6 @@ from lm_core.crew import share
 from lm_core.workspace import Workspace
 
 F32 = npt.NDArray[np.float32]
-U16 = npt.NDArray[np.uint16]
-U32 = npt.NDArray[np.uint32]
 
 CALL_WORK = 1 << 20
 """Weights times rows that one core multiplies at a time, at least, where several take part: when

@@ -23,8 +23,9 @@ def test_each_size_has_a_line_with_its_rate() -> None:
         *kernels.tiles(rows=(64,), streamed=256),
         *kernels.prompts(rows=(3,), matrix_rows=40),
         *kernels.conversions(rows=(64,), streamed=256),
+        *kernels.layers(rows=(2,), matrices=2, matrix_rows=64),
     ]
-    assert [len(_rates(line)) for line in lines] == [2, 2, 2, 2, 3], lines
+    assert [len(_rates(line)) for line in lines] == [2, 2, 2, 2, 3, 2, 2], lines
     assert "460,800 weights" in lines[1]
 
 
