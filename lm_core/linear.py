@@ -206,7 +206,8 @@ class Bfloat16Linear(Linear):
             # A matrix-vector product for each half and each row.
             np.matvec(halves.view(np.float32)[:, None], halves_of_x, out=products[:, :, columns])
 
-        if _shares((WIDENING + len(x)) * self.in_features * self.out_features) > 1:
+        # A piece takes three calls, each shorter than a float32 one: less is not worth sharing.
+        if (WIDENING + len(x)) * self.in_features * self.out_features >= 2 * CALL_WORK:
             share(multiply, len(self._pairs))
         else:
             for index in range(len(self._pairs)):
