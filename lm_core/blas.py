@@ -62,6 +62,7 @@ PROCESSORS = Path("/sys/devices/system/cpu")
 """Where Linux describes the processors."""
 
 CACHES = PROCESSORS / "cpu0/cache"
+"""Where it describes the first core's caches."""
 
 USUAL_SECOND_LEVEL_CACHE = 1 << 20
 """Bytes, where the system does not tell."""
@@ -129,9 +130,9 @@ def set_threads(count: int | None = None) -> None:
     By default one for each available core, unless the environment has chosen already.
     """
     global _threads
-    _threads = count or _threads_by_environment() or available_cores()
+    _threads = count
     if count is not None or _threads_by_environment() is None:
-        threadpool_limits(limits=_threads, user_api="blas")
+        threadpool_limits(limits=threads(), user_api="blas")
 
 
 _threads: int | None = None

@@ -1,7 +1,7 @@
 """Cores that share a loop whose rounds are NumPy calls, where BLAS would use one core.
 
 NumPy lets go of Python's lock while it computes, so threads of Python compute side by side.  They
-take the rounds in turn, whoever is free: a core that something else is using delays nobody.  What
+take the rounds in turn, whoever is free: a core that something else is using takes fewer.  What
 a round computes, and where it writes, depends on its index alone, so no bit depends on who takes
 it, or on how many there are.
 """
@@ -21,14 +21,15 @@ MOST_HELPERS = 7
 Round = Callable[[int], object]
 
 
-def share(work: Round, rounds: int) -> None:
+def share(work: Round, rounds: int, alone: bool = False) -> None:
     """Call ``work(0)`` to ``work(rounds - 1)``, each once, and return when all are done.
 
-    As many threads take part as BLAS may use (:func:`lm_core.blas.set_threads`).  A second caller
-    at the same time, or a round that shares again, works alone.  Errors of a round are raised,
+    As many threads take part as BLAS may use (:func:`lm_core.blas.set_threads`); the calling one does
+    it ``alone`` where that is too little to wake others for.  A second caller at the same time,
+    or a round that shares again, works alone too.  Errors of a round are raised,
     after which further rounds may not have been called, but none is still running.
     """
-    _crew.share(work, rounds)
+    _crew.share(work, rounds, alone)
 
 
 class _Job:
@@ -105,8 +106,8 @@ class _Crew:
         self._helpers: list[_Helper] = []
         self._busy = threading.Lock()
 
-    def share(self, work: Round, rounds: int) -> None:
-        wanted = min(rounds, blas.threads(), MOST_HELPERS + 1) - 1
+    def share(self, work: Round, rounds: int, alone: bool) -> None:
+        wanted = 0 if alone else min(rounds, blas.threads(), MOST_HELPERS + 1) - 1
         if wanted < 1 or not self._busy.acquire(blocking=False):
             for index in range(rounds):
                 work(index)

@@ -207,11 +207,8 @@ class Bfloat16Linear(Linear):
             np.matvec(halves.view(np.float32)[:, None], halves_of_x, out=products[:, :, columns])
 
         # A piece takes three calls, each shorter than a float32 one: less is not worth sharing.
-        if (WIDENING + len(x)) * self.in_features * self.out_features >= 2 * CALL_WORK:
-            share(multiply, len(self._pairs))
-        else:
-            for index in range(len(self._pairs)):
-                multiply(index)
+        work = (WIDENING + len(x)) * self.in_features * self.out_features
+        share(multiply, len(self._pairs), alone=work < 2 * CALL_WORK)
         np.add(products[0], products[1], out=y)
 
 

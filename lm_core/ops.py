@@ -80,22 +80,15 @@ def swiglu(gate_up: F32) -> F32:
     step = max(1, BLOCK_SIZE // F)
     # exp overflows to infinity for gates below -88, and x / inf is the zero that silu tends to.
     with np.errstate(over="ignore"):
-        if T <= step:
-            _swiglu(gate_up, y)
-        else:
-            for start in range(0, T, step):
-                _swiglu(gate_up[start : start + step], y[start : start + step])
+        for start in range(0, T, step):
+            gate, up = gate_up[start : start + step, :F], gate_up[start : start + step, F:]
+            block = y[start : start + step]
+            np.negative(gate, out=block)
+            np.exp(block, out=block)
+            block += _ONE
+            np.divide(gate, block, out=block)
+            block *= up
     return y
-
-
-def _swiglu(gate_up: F32, y: F32) -> None:
-    F = y.shape[1]
-    gate = gate_up[:, :F]
-    np.negative(gate, out=y)
-    np.exp(y, out=y)
-    y += _ONE
-    np.divide(gate, y, out=y)
-    y *= gate_up[:, F:]
 
 
 def row_attention(query: F32, keys: F32, values: F32) -> F32:

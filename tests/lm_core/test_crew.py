@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from time import monotonic
 
 import pytest
+from shared_files import PROJECT
 
 from lm_core import blas, crew
 from lm_core.crew import share
@@ -181,11 +184,34 @@ def test_an_interruption_waits_for_who_still_works(rounds_before: int) -> None:
     assert calls == Counter(range(30))
 
 
+FORKING = """
+import os, sys
+from lm_core import crew
+
+def work(index):
+    done.append(index)
+
+done = []
+crew.blas._threads = 3
+crew.share(work, 30)
+child = os.fork()
+if child == 0:
+    done.clear()
+    crew.share(work, 30)
+    os._exit(0 if sorted(done) == list(range(30)) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_process_has_a_crew_of_its_own() -> None:
     """Threads do not survive a fork: the child must not wait for them."""
-    share(lambda _index: None, 3)
-    crew._forget()
-    calls: Counter[int] = Counter()
-    share(lambda index: calls.update([index]), 30)
-    assert calls == Counter(range(30))
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKING], cwd=PROJECT, timeout=60, check=True)
+
+
+def test_what_is_too_little_is_done_alone() -> None:
+    """Nobody is woken, and the rounds come in their order."""
+    order: list[int] = []
+    share(order.append, 20, alone=True)
+    assert order == list(range(20))
+    assert crew._crew._helpers == []
