@@ -190,6 +190,9 @@ def chat_server(
     if not all(api_keys):
         raise click.UsageError("an API key is empty")
     # Imported here so that --help does not wait for NumPy.
+    from chat_server.deferral import import_fastapi
+
+    import_fastapi()
     from chat_server import logs
     from chat_server.defaults import Defaults
     from chat_server.server import ChatServer

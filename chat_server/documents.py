@@ -35,7 +35,9 @@ def _document(
     # A large body may find too many others waiting to be read.
     busy = () if body is None else (429,)
     for status in sorted({*_ALWAYS, *errors, *busy}):
-        responses[status] = {"model": answers.ErrorObject, "description": _ERRORS[status]}
+        # Named rather than given as a model, which FastAPI would look into once for each status and route.
+        error = {"application/json": _object("ErrorObject")}
+        responses[status] = {"description": _ERRORS[status], "content": error}
         if status in (429, 503):
             responses[status]["headers"] = _RETRY_AFTER
     document: dict[str, Any] = {"responses": responses, "response_model": None}

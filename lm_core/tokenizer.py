@@ -73,6 +73,10 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """One more than the largest token id."""
+        count = self._backend.get_vocab_size(with_added_tokens=True)
+        # Mostly they run from 0 without a gap; then there is no need for a table of all tokens.
+        if None not in map(self._backend.id_to_token, range(count)):
+            return count
         return 1 + max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def check_fits(self, config: LlamaConfig) -> None:

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import lock_descriptor
-
 from lm_core.errors import ModelError
 from lm_models.errors import PullError
 from lm_models.progress import Progress, SilentProgress
@@ -134,6 +132,9 @@ def require_space(folder: Path, size: int) -> None:
 
 def _hold(folder: Path, progress: Progress) -> int:
     """The locked descriptor of the lock file in ``folder``, which is made if it is not there."""
+    # Imported here so that whoever uses a model that is there does not wait for it.
+    from filelock import lock_descriptor
+
     told = False
     while True:
         folder.mkdir(parents=True, exist_ok=True)
