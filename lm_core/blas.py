@@ -11,6 +11,7 @@ import platform
 import sys
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -166,6 +167,12 @@ class BlasDescription:
 
     def __str__(self) -> str:
         return f"{self.library} {self.version}, {self.kernels} kernels, {self.threads} threads"
+
+
+@cache
+def has_small_products() -> bool:
+    """Whether BLAS multiplies small matrices as they lie, instead of rearranging them first."""
+    return describe().kernels == _AVX512_KERNELS
 
 
 def describe() -> BlasDescription:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from lm_core import blas
+
 F32 = npt.NDArray[np.float32]
 
 QUERY_BLOCK = 64
@@ -20,7 +22,10 @@ the scores of a usual prompt stay in a core's own cache, and nearly nothing is s
 hidden.  It bounds the memory to ``4 · G · QUERY_BLOCK · S`` bytes."""
 
 LONG_CONTEXT = 384
-"""Positions from which :func:`row_attention` scores each query by a product of its own."""
+"""Positions from which :func:`row_attention` does not leave all keys of a head to one product."""
+
+KEY_BLOCK = 128
+"""Positions of one product in a long context, where BLAS has kernels for small products."""
 
 BLOCK_SIZE = 1 << 16
 """Numbers that :func:`swiglu` takes through all its operations at a time: 256 KB, a part of a core's
@@ -96,15 +101,16 @@ def row_attention(query: F32, keys: F32, values: F32) -> F32:
 
     All S positions are visible.  The shapes of the products depend on S alone, so the bits do too.
     """
-    num_key_value_heads, S, head_dim = keys.shape
-    grouped = query.reshape(num_key_value_heads, -1, head_dim) * np.float32(head_dim**-0.5)
-    scores: F32
+    K, S, d = keys.shape
+    grouped = query.reshape(K, -1, d) * np.float32(d**-0.5)
     if S < LONG_CONTEXT:
-        scores = np.matmul(grouped, keys.swapaxes(1, 2))
+        out = _attend(np.matmul(grouped, keys.swapaxes(1, 2)), values)
+    # Large products rearrange all keys first, for the few queries of a group.
+    elif grouped.shape[1] > 1 and blas.has_small_products():
+        out = _attend_by_blocks(grouped, keys, values)
     else:
-        # GEMM would rearrange all keys for the few queries of a group; one query at a time reads them.
-        scores = np.matvec(keys[:, None], grouped)
-    return _attend(scores, values).reshape(-1)
+        out = _attend(np.matvec(keys[:, None], grouped), values)
+    return out.reshape(-1)
 
 
 def causal_attention(query: F32, keys: F32, values: F32, window: int | None = None) -> F32:
@@ -135,13 +141,39 @@ def causal_attention(query: F32, keys: F32, values: F32, window: int | None = No
 
 def _attend(scores: F32, values: F32) -> F32:
     """Softmax of ``scores [..., N, S]`` over S, times ``values [..., S, d]`` ``-> [..., N, d]``."""
-    # In place: the scores are nobody else's.
-    weights = np.subtract(scores, scores.max(axis=-1, keepdims=True), out=scores)
-    np.exp(weights, out=weights)
+    weights = _to_weights(scores)
     # Dividing after the product touches d numbers per query instead of S.
     out: F32 = np.matmul(weights, values)
     out /= weights.sum(axis=-1, keepdims=True)
     return out
+
+
+def _attend_by_blocks(queries: F32, keys: F32, values: F32) -> F32:
+    """``[K, G, d]`` over ``[K, S, d]`` ``-> [K, G, d]``, reading a block of keys once for all queries."""
+    K, S, d = keys.shape
+    G, whole = queries.shape[1], S - S % KEY_BLOCK
+    scores = np.empty((K, G, S), dtype=np.float32)
+    # [K, G, S] -> [K, S / KEY_BLOCK, G, KEY_BLOCK], a view.
+    by_block = scores[:, :, :whole].reshape(K, G, -1, KEY_BLOCK).swapaxes(1, 2)
+    np.matmul(queries[:, None], _blocks(keys[:, :whole]).swapaxes(2, 3), out=by_block)
+    np.matmul(queries, keys[:, whole:].swapaxes(1, 2), out=scores[:, :, whole:])
+    weights = _to_weights(scores)
+    out: F32 = np.matmul(by_block, _blocks(values[:, :whole])).sum(axis=1)
+    out += np.matmul(weights[:, :, whole:], values[:, whole:])
+    out /= weights.sum(axis=-1, keepdims=True)
+    return out
+
+
+def _blocks(positions: F32) -> F32:
+    """``[K, S, d] -> [K, S / KEY_BLOCK, KEY_BLOCK, d]``, a view."""
+    return positions.reshape(len(positions), -1, KEY_BLOCK, positions.shape[2])
+
+
+def _to_weights(scores: F32) -> F32:
+    """The numerators of a softmax over the last axis, in place: the scores are nobody else's."""
+    np.subtract(scores, scores.max(axis=-1, keepdims=True), out=scores)
+    np.exp(scores, out=scores)
+    return scores
 
 
 def _causal_mask(T: int, S: int, window: int | None) -> F32:

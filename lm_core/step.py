@@ -13,12 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from lm_core import ops
+from lm_core.crew import share
 from lm_core.kv_cache import KVCache
 from lm_core.linear import Linear
 from lm_core.rotary import RotaryTables
 from lm_core.workspace import Workspace
 
 F32 = npt.NDArray[np.float32]
+
+ROW_WORK = 1 << 20
+"""Multiplications of a row's attention, on average, from which on several cores attend: with less, they
+spend as long on taking turns at Python's lock."""
 
 
 class Step(ABC):
@@ -91,13 +96,20 @@ class DecodeStep(Step):
         return linear.decode(x, self._workspace)
 
     def attend(self, layer: int, query: F32, keys: F32, values: F32, window: int | None) -> F32:
-        attended = []
+        attended = np.empty((len(query), query.shape[1] * query.shape[2]), dtype=np.float32)
+        # All of them first: a row may see what others add to the same cache, and only what is before it.
         for row, (cache, position) in enumerate(self._rows):
             cache.write(layer, position, keys[row : row + 1], values[row : row + 1])
+
+        def attend(row: int) -> None:
+            cache, position = self._rows[row]
             first = 0 if window is None else max(0, position + 1 - window)
             seen_keys, seen_values = cache.visible(layer, first, position + 1)
-            attended.append(ops.row_attention(query[row], seen_keys, seen_values))
-        return attended[0][None] if len(attended) == 1 else np.stack(attended)
+            attended[row] = ops.row_attention(query[row], seen_keys, seen_values)
+
+        work = 2 * query[0].size * sum(position for _, position in self._rows)
+        share(attend, len(self._rows), alone=work < ROW_WORK * len(self._rows))
+        return attended
 
     def commit(self) -> None:
         for cache, _ in self._rows:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_files import shared_model, story_model
 
-from lm_core import linear, model
+from lm_core import blas, linear, model, ops, step
 from lm_core.kv_cache import KVCache
 from lm_core.model import Llama
 from lm_core.workspace import Workspace
@@ -80,13 +80,34 @@ def check_company(engine: Llama, lengths: list[int], seed: int) -> None:
     """Decode sequences of these lengths together and each alone, in caches of different capacity."""
     together = [cache_of(engine, text(length, seed + row)) for row, length in enumerate(lengths)]
     alone = [cache_of(engine, text(length, seed + row), 200 + row) for row, length in enumerate(lengths)]
-    for step in range(3):
-        tokens = text(len(lengths), seed + 1000 + step)
+    for index in range(3):
+        tokens = text(len(lengths), seed + 1000 + index)
         logits = engine.forward_batch(tokens, together)
         for row, token in enumerate(tokens):
             assert_same_bits(logits[row], engine.forward([token], alone[row]))
     for shared, single in zip(together, alone, strict=True):
         assert_same_cache(engine, shared, single)
+
+
+@every_model
+@pytest.mark.parametrize("small_products", [False, True])
+def test_long_contexts_attended_by_all_cores(
+    kind: str, dtype: str, small_products: bool, open_model: OpenModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E2 and E4 where rows are shared by threads, and where keys are read in blocks: as one thread alone."""
+    monkeypatch.setattr(blas, "has_small_products", lambda: small_products)
+    monkeypatch.setattr(ops, "LONG_CONTEXT", 130)
+    engine, prompt, tokens = open_model(kind, dtype), text(150, seed=1), text(40, seed=2)
+    single = cache_of(engine, prompt)
+    logits = [engine.forward([token], single) for token in tokens]
+    monkeypatch.setattr(step, "ROW_WORK", 0)
+    monkeypatch.setattr(blas, "_threads", 3)
+    rebuilt, together = cache_of(engine, prompt), [cache_of(engine, prompt) for _ in range(5)]
+    assert_same_bits(engine.replay(tokens, rebuilt), logits[-1])
+    assert_same_cache(engine, rebuilt, single)
+    for token, expected in zip(tokens, logits, strict=True):
+        for row in engine.forward_batch([token] * 5, together):
+            assert_same_bits(row, expected)
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
