@@ -90,7 +90,7 @@ class ModelRun:
             if "prefill" in wanted:
                 yield from rows.prefill()
             if "batch" in wanted:
-                yield rows.batch()
+                yield from rows.batch()
             if "context" in wanted:
                 yield rows.context()
             if "speculation" in wanted:

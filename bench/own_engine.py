@@ -135,7 +135,9 @@ class OwnOperations:
             raise RuntimeError(f"{produced} tokens were generated instead of {count}")
         return seconds
 
-    def _new_cache(self, length: int, _index: int) -> KVCache:
+    def _new_cache(self, length: int, index: int) -> KVCache:
+        if index:
+            return self._cache_of(length, 0).copy_prefix(length)
         cache = self._llama.new_cache()
         self._llama.forward(spread_ids(length, self._vocab_size), cache)
         return cache

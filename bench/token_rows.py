@@ -15,6 +15,8 @@ SESSIONS = (1, 2, 4, 8, 16)
 
 BATCH_TOKENS = 32
 """Decoded per session in the batch row, which does the work of 31 sessions in one turn."""
+LONG_CONTEXT = 1024
+"""Cached in each session before its second batch row, where attention takes as long as the weights."""
 
 ORIGINAL = Reference(
     "original",
@@ -84,12 +86,17 @@ class TokenRows:
                 self._rates("prefill", count, count=count),
             )
 
-    def batch(self) -> Row:
-        """Several sessions decoding together: tokens of all of them."""
-        context, count = self._lengths.context, min(BATCH_TOKENS, self._lengths.decoded)
+    def batch(self) -> Iterator[Row]:
+        """Several sessions decoding together, at their begin and behind a long context: tokens of all."""
+        yield self._batch(f"batch {self._dtype}", self._lengths.context)
+        if LONG_CONTEXT in self._lengths.contexts:
+            yield self._batch(f"long batch {self._dtype}", LONG_CONTEXT)
+
+    def _batch(self, key: str, context: int) -> Row:
+        count = min(BATCH_TOKENS, self._lengths.decoded)
         return self._row(
-            f"batch {self._dtype}",
-            f"decode {count} tokens in each session, all in one batch, {self._dtype}",
+            key,
+            f"decode {count} tokens behind {context} in each session, all in one batch, {self._dtype}",
             [
                 self._rate(
                     f"{sessions} session{'s' if sessions > 1 else ''}",
