@@ -125,3 +125,16 @@ def _template_options(model: Path) -> tuple[str, ...]:
     from lm_core.chat_template import ChatTemplate
 
     return () if ChatTemplate.find(model) is not None else ("--chat-template", "plain")
+
+
+def packages_memory(model: Path) -> float:
+    """Bytes that the packages of a chat-server and the model's tokenizer take, and nothing else.
+
+    Raises:
+        WorkerError: the system does not tell, or they cannot be read.
+    """
+    command = [sys.executable, "-m", "bench.server_packages", str(model)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    if done.returncode:
+        raise WorkerError(done.stderr.strip().rpartition("\n")[2] or "it failed")
+    return float(done.stdout.split()[0])

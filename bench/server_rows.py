@@ -10,7 +10,7 @@ from bench.lengths import Lengths
 from bench.rows import Contender, Line, Reference, Row, measure_lines
 from bench.samples import Samples
 from bench.server_load import Load, Traffic, percentile
-from bench.server_process import ServerProcess
+from bench.server_process import ServerProcess, packages_memory
 from bench.settings import Settings
 from bench.workers import WorkerError
 
@@ -28,6 +28,8 @@ WARM_UP_TOKENS = 2
 """Enough to read all weights and to open all connections."""
 
 NAME = "chat-server"
+PACKAGES = "its packages"
+"""With the tokenizer, and what "checkpoint" counts: less than that no server made of them can take."""
 
 
 class ServerRows:
@@ -181,7 +183,10 @@ class ServerRows:
             unit="MiB",
             higher_is_better=False,
             lines=measure_lines(
-                [Contender(NAME, lambda: server.peak_memory() / (1 << 20))],
+                [
+                    Contender(NAME, lambda: server.peak_memory() / (1 << 20)),
+                    Contender(PACKAGES, lambda: (needed + packages_memory(self._model)) / (1 << 20)),
+                ],
                 1,
                 [
                     Reference(

@@ -40,7 +40,7 @@ LABELS = {
     "cold-start": ["rewindlm", "transformers"],
     "server": SESSIONS,
     "server-decode": SESSIONS,
-    "server-memory": ["chat-server", "checkpoint"],
+    "server-memory": ["chat-server", "its packages", "checkpoint"],
     "first-token": PERCENTILES,
     "between-tokens": PERCENTILES,
     "ready": ["chat-server"],
