@@ -13,7 +13,7 @@ from terminal import Terminal
 MODELS = {"story": story_model, "chat": chat_model}
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=["story", pytest.param("chat", marks=pytest.mark.soak)])
 def any_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ChatServer]:

@@ -79,7 +79,13 @@ def test_32_clients_on_the_chat_model(start_server: StartServer) -> None:
     assert server.stop() == 0
 
 
-@pytest.mark.parametrize("model", [story_model, pytest.param(chat_model, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(story_model, marks=pytest.mark.soak),
+        pytest.param(chat_model, marks=pytest.mark.slow),
+    ],
+)
 def test_eviction_and_restart_change_nothing(
     start_server: StartServer, tmp_path: Path, model: Callable[[], Path]
 ) -> None:

@@ -22,6 +22,7 @@ EXAMPLES = int(os.environ.get("REWINDLM_API_EXAMPLES", "4"))
 DEPENDS_ON_THE_SESSION = ("PUT /revert/{id}", "POST /fork/{id}", "PUT /generate/{id}")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 def test_every_operation_keeps_its_promise(server: ServerProcess, mode: GenerationMode) -> None:
     """Requests that fit the document, and such that do not."""

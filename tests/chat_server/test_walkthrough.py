@@ -29,7 +29,7 @@ def ask(client: httpx.Client, session: str, question: str, **more: object) -> di
     return turn
 
 
-@pytest.mark.parametrize("model", [story_model, chat_model])
+@pytest.mark.parametrize("model", [story_model, pytest.param(chat_model, marks=pytest.mark.soak)])
 def test_nine_steps_with_two_clients(start_server: StartServer, model: Callable[[], Path]) -> None:
     server = start_server("-r", "1.176", model=model())
     with server.client() as one, server.client() as two:

@@ -70,6 +70,7 @@ def test_cleaning_repairs_quotes_and_blanks() -> None:
     )
 
 
+@pytest.mark.soak
 def test_no_training_text_of_the_real_corpus_overlaps_the_held_out_stories() -> None:
     data = SHARED / "data"
     if not data.is_dir():
