@@ -19,10 +19,11 @@ _ERRORS = {
     421: "The `Host` header names another server.",
     422: "The `request_id` was used before with another body.",
     429: "The server has as much to do as it takes on; `Retry-After` says when to try again.",
+    431: "The request's head is larger than 64 KiB.",
     500: "The server made a mistake.",
     503: "The server is loading, shutting down, or cannot reach its store; try again later.",
 }
-_ALWAYS = (400, 401, 408, 413, 421, 500, 503)
+_ALWAYS = (400, 401, 408, 413, 421, 431, 500, 503)
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
 _TOKEN_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 

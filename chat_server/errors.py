@@ -3,7 +3,7 @@
 ::
 
     RequestError
-    ├── InvalidRequest      400 by default; 405, 408, 413, 421 and 422 are of the same type
+    ├── InvalidRequest      400 by default; 405, 408, 413, 421, 422 and 431 are of the same type
     ├── Unauthenticated     401
     ├── NotFound            404
     ├── Conflicting         409

@@ -273,16 +273,3 @@ def test_a_large_body_is_refused_before_it_is_read(server: ServerProcess, client
         # Not one byte of the body is sent, and the answer is there.
         connection.sendall(b"PUT /generate/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
-
-
-def test_what_is_no_http(server: ServerProcess) -> None:
-    host, port = server.url.removeprefix("http://").split(":")
-    for request in (
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n",
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"nonsense\r\n\r\n",
-    ):
-        with socket.create_connection((host, int(port)), timeout=30) as connection:
-            connection.sendall(request)
-            answer = b"".join(iter(lambda: connection.recv(4096), b""))
-            assert answer.startswith(b"HTTP/1.1 400 ") and b'"code": "invalid_http"' in answer
