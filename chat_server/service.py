@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+LULL = 3
+"""Turns of the event loop before a check, which is mostly Python and keeps its lock from the loop: who came
+at the same time and found no place has been told so by then."""
 CLIENT_GONE = InvalidRequest("client_gone", "the client went away")
 
 
@@ -333,6 +336,8 @@ class ChatService:
         """Like :meth:`_in_thread`, for what may tokenize ``text``."""
         if text is not None and len(text) > LARGE_TEXT:
             return await self._texts.run(work, *arguments)
+        for _ in range(LULL):
+            await asyncio.sleep(0)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._checkers, work, *arguments)
 
