@@ -35,6 +35,7 @@ ROWS = (
     "server",
     "latency",
     "ready",
+    "overload",
 )
 """What ``--only`` names, in the order it is measured."""
 

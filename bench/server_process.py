@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter, sleep
 from types import TracebackType
@@ -37,13 +38,14 @@ class ServerProcess:
         WorkerError: the server does not start with this model.
     """
 
-    def __init__(self, model: Path, threads: int) -> None:
+    def __init__(self, model: Path, threads: int, options: Sequence[str] = ()) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="bench-server-")
         self._log = tempfile.TemporaryFile()
         command = [
             *(sys.executable, "-m", "chat_server", "-m", str(model), "--no-pull", "--port", "0"),
             *("--database", str(Path(self._folder.name) / "sessions.db"), "--threads", str(threads)),
             *_template_options(model),
+            *options,
         ]
         started = perf_counter()
         self._process = subprocess.Popen(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.lengths import Lengths
+from bench.overload import overload
 from bench.rows import Contender, Line, Reference, Row, measure_lines
 from bench.samples import Samples
 from bench.server_load import Load, Traffic, percentile
@@ -47,12 +48,12 @@ class ServerRows:
         self._starts: list[float] = []
 
     def rows(self, wanted: Sequence[str]) -> Iterator[Row]:
-        """Those of "server", "latency" and "ready" that are wanted; a server that does not start is told.
+        """Those that are wanted; a server that does not start is told.
 
         Raises:
             WorkerError: it started, and then did not do its work.
         """
-        if not {"server", "latency", "ready"} & set(wanted):
+        if not {"server", "latency", "ready", "overload"} & set(wanted):
             return
         try:
             server = self._start()
@@ -71,6 +72,8 @@ class ServerRows:
                 yield from self._latency()
         if "ready" in wanted:
             yield self._ready()
+        if "overload" in wanted:
+            yield overload(self._model, self._settings.threads, self._repeats)
 
     def _throughput(self, load: Load, loads: Sequence[int]) -> Row:
         """Tokens of all sessions, and on the way the traffic that latency is read from."""

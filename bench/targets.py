@@ -54,6 +54,8 @@ TARGETS = (
     Target("server", "8 sessions", CHAT, ratio_at_least=2.5),
     Target("server-memory", "checkpoint", CHAT, ratio_at_least=0.87),
     Target("ready", "chat-server", value_at_most=1.5),
+    Target("overload", "429, the last", value_at_most=100),
+    Target("overload", "/health, the slowest", value_at_most=200),
 )
 
 

@@ -44,6 +44,7 @@ LABELS = {
     "first-token": PERCENTILES,
     "between-tokens": PERCENTILES,
     "ready": ["chat-server"],
+    "overload": ["429, half of them", "429, the last", "/health, the slowest"],
 }
 ONCE = ["prompt-memory f32", "server-memory"]
 MAYBE = "server-decode"

@@ -1,0 +1,54 @@
+"""The row of an overloaded server: how soon it refuses what it cannot take on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.burst import Burst, burst
+from bench.rows import Line, Row
+from bench.samples import Samples
+from bench.server_load import percentile
+from bench.server_process import ServerProcess
+from bench.workers import WorkerError
+
+RUNNING, QUEUED = 4, 8
+TIMES = 10
+"""How many times as many turns are asked for as the server takes on."""
+ANSWERED = 16
+"""Tokens of each of those."""
+
+
+def overload(model: Path, threads: int, repeats: int) -> Row:
+    """A server of its own, and turns for it, all at one moment.
+
+    Raises:
+        WorkerError: something else than 200 and 429 came of it.
+    """
+    names = [f"s{number}" for number in range(TIMES * (RUNNING + QUEUED))]
+    options = ("--max-running", str(RUNNING), "--max-queue", str(QUEUED))
+    with ServerProcess(model, threads, options) as server:
+        url = server.client.base_url
+        for name in names:
+            server.client.post("/createSession", json={"id": name})
+        # The first one warms up: code, connections and weights.
+        bursts = [burst((url.host, url.port or 80), names, ANSWERED) for _ in range(1 + repeats)][1:]
+    for one in bursts:
+        if one.others != {200} or not one.refusals:
+            raise WorkerError(f"an overloaded server answered {sorted(one.others)}")
+
+    def line(label: str, figure: Callable[[Burst], float]) -> Line:
+        return Line(label, Samples(tuple(1e3 * figure(one) for one in bursts)))
+
+    return Row(
+        key="overload",
+        title=f"chat-server: {len(names)} turns asked for at once, where {RUNNING + QUEUED} are taken on",
+        unit="ms",
+        higher_is_better=False,
+        lines=(
+            line("429, half of them", lambda one: percentile(one.refusals, 50)),
+            line("429, the last", lambda one: max(one.refusals)),
+            line("/health, the slowest", lambda one: max(one.health)),
+        ),
+        comparison="none",
+    )
