@@ -144,7 +144,7 @@ def _attend(scores: F32, values: F32) -> F32:
     weights = _to_weights(scores)
     # Dividing after the product touches d numbers per query instead of S.
     out: F32 = np.matmul(weights, values)
-    out /= weights.sum(axis=-1, keepdims=True)
+    out /= np.add.reduce(weights, axis=-1, keepdims=True)
     return out
 
 
@@ -160,7 +160,7 @@ def _attend_by_blocks(queries: F32, keys: F32, values: F32) -> F32:
     weights = _to_weights(scores)
     out: F32 = np.matmul(by_block, _blocks(values[:, :whole])).sum(axis=1)
     out += np.matmul(weights[:, :, whole:], values[:, whole:])
-    out /= weights.sum(axis=-1, keepdims=True)
+    out /= np.add.reduce(weights, axis=-1, keepdims=True)
     return out
 
 
@@ -171,7 +171,8 @@ def _blocks(positions: F32) -> F32:
 
 def _to_weights(scores: F32) -> F32:
     """The numerators of a softmax over the last axis, in place: the scores are nobody else's."""
-    np.subtract(scores, scores.max(axis=-1, keepdims=True), out=scores)
+    # The ufunc itself: its method takes a way around, through Python that has left the core's cache.
+    np.subtract(scores, np.maximum.reduce(scores, axis=-1, keepdims=True), out=scores)
     np.exp(scores, out=scores)
     return scores
 

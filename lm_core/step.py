@@ -96,20 +96,25 @@ class DecodeStep(Step):
         return linear.decode(x, self._workspace)
 
     def attend(self, layer: int, query: F32, keys: F32, values: F32, window: int | None) -> F32:
-        attended = np.empty((len(query), query.shape[1] * query.shape[2]), dtype=np.float32)
         # All of them first: a row may see what others add to the same cache, and only what is before it.
         for row, (cache, position) in enumerate(self._rows):
             cache.write(layer, position, keys[row : row + 1], values[row : row + 1])
+        if len(self._rows) == 1:
+            # What several rows need around it would cost one row a percent of its pass.
+            return self._attend_row(0, layer, query, window)[None]
+        attended = np.empty((len(query), query.shape[1] * query.shape[2]), dtype=np.float32)
 
         def attend(row: int) -> None:
-            cache, position = self._rows[row]
-            first = 0 if window is None else max(0, position + 1 - window)
-            seen_keys, seen_values = cache.visible(layer, first, position + 1)
-            attended[row] = ops.row_attention(query[row], seen_keys, seen_values)
+            attended[row] = self._attend_row(row, layer, query, window)
 
         work = 2 * query[0].size * sum(position for _, position in self._rows)
         share(attend, len(self._rows), alone=work < ROW_WORK * len(self._rows))
         return attended
+
+    def _attend_row(self, row: int, layer: int, query: F32, window: int | None) -> F32:
+        cache, position = self._rows[row]
+        first = 0 if window is None else max(0, position + 1 - window)
+        return ops.row_attention(query[row], *cache.visible(layer, first, position + 1))
 
     def commit(self) -> None:
         for cache, _ in self._rows:
