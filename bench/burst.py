@@ -74,7 +74,7 @@ def burst(address: Address, sessions: Sequence[str], tokens: int) -> Burst:
         TimeoutError: they do not all come.
         OSError: a connection broke.
     """
-    body = json.dumps({"content": "Tell me a story of the sea.", "max_tokens": tokens}).encode()
+    body = json.dumps({"content": "Hello", "max_tokens": tokens}).encode()
     refusals, health, others = [], [], set()
     with selectors.DefaultSelector() as selector:
         left = {_Request(selector, address, f"PUT /generate/{name}", body) for name in sessions}

@@ -15,34 +15,37 @@ from bench.workers import WorkerError
 RUNNING, QUEUED = 4, 8
 TIMES = 10
 """How many times as many turns are asked for as the server takes on."""
-ANSWERED = 16
-"""Tokens of each of those."""
+MOST_TOKENS = 16
+"""Of each answer."""
 
 
-def overload(model: Path, threads: int, repeats: int) -> Row:
-    """A server of its own, and turns for it, all at one moment.
+def overload(model: Path, threads: int, repeats: int, tokens: int) -> Row:
+    """A server of its own, and turns for it, all at one moment; answers have ``tokens`` tokens, or fewer.
 
     Raises:
         WorkerError: something else than 200 and 429 came of it.
     """
-    names = [f"s{number}" for number in range(TIMES * (RUNNING + QUEUED))]
+    asked = TIMES * (RUNNING + QUEUED)
     options = ("--max-running", str(RUNNING), "--max-queue", str(QUEUED))
     with ServerProcess(model, threads, options) as server:
-        url = server.client.base_url
-        for name in names:
-            server.client.post("/createSession", json={"id": name})
-        # The first one warms up: code, connections and weights.
-        bursts = [burst((url.host, url.port or 80), names, ANSWERED) for _ in range(1 + repeats)][1:]
+        url, bursts = server.client.base_url, []
+        for turn in range(1 + repeats):
+            # New ones each time, so that all prompts are of one length.
+            names = [f"{turn}-{number}" for number in range(asked)]
+            for name in names:
+                server.client.post("/createSession", json={"id": name})
+            bursts.append(burst((url.host, url.port or 80), names, min(tokens, MOST_TOKENS)))
     for one in bursts:
         if one.others != {200} or not one.refusals:
             raise WorkerError(f"an overloaded server answered {sorted(one.others)}")
 
     def line(label: str, figure: Callable[[Burst], float]) -> Line:
-        return Line(label, Samples(tuple(1e3 * figure(one) for one in bursts)))
+        # The first burst warms up: code, connections and weights.
+        return Line(label, Samples(tuple(1e3 * figure(one) for one in bursts[1:])))
 
     return Row(
         key="overload",
-        title=f"chat-server: {len(names)} turns asked for at once, where {RUNNING + QUEUED} are taken on",
+        title=f"chat-server: {asked} turns asked for at once, where {RUNNING + QUEUED} are taken on",
         unit="ms",
         higher_is_better=False,
         lines=(

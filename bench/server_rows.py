@@ -73,7 +73,7 @@ class ServerRows:
         if "ready" in wanted:
             yield self._ready()
         if "overload" in wanted:
-            yield overload(self._model, self._settings.threads, self._repeats)
+            yield overload(self._model, self._settings.threads, self._repeats, self._tokens)
 
     def _throughput(self, load: Load, loads: Sequence[int]) -> Row:
         """Tokens of all sessions, and on the way the traffic that latency is read from."""
