@@ -23,7 +23,7 @@ def overload(model: Path, threads: int, repeats: int, tokens: int) -> Row:
     """A server of its own, and turns for it, all at one moment; answers have ``tokens`` tokens, or fewer.
 
     Raises:
-        WorkerError: something else than 200 and 429 came of it.
+        WorkerError: something else than 200 and 429 came of it, or not all answers came.
     """
     asked = TIMES * (RUNNING + QUEUED)
     options = ("--max-running", str(RUNNING), "--max-queue", str(QUEUED))
@@ -34,7 +34,10 @@ def overload(model: Path, threads: int, repeats: int, tokens: int) -> Row:
             names = [f"{turn}-{number}" for number in range(asked)]
             for name in names:
                 server.client.post("/createSession", json={"id": name})
-            bursts.append(burst((url.host, url.port or 80), names, min(tokens, MOST_TOKENS)))
+            try:
+                bursts.append(burst((url.host, url.port or 80), names, min(tokens, MOST_TOKENS)))
+            except OSError as error:
+                raise WorkerError(f"an overloaded server did not answer: {error}") from error
     for one in bursts:
         if one.others != {200} or not one.refusals:
             raise WorkerError(f"an overloaded server answered {sorted(one.others)}")
