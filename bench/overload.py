@@ -13,8 +13,8 @@ from bench.server_process import ServerProcess
 from bench.workers import WorkerError
 
 RUNNING, QUEUED = 4, 8
-TIMES = 10
-"""How many times as many turns are asked for as the server takes on."""
+ASKED = 10 * (RUNNING + QUEUED)
+"""Ten times as many turns as the server takes on."""
 MOST_TOKENS = 16
 """Of each answer."""
 
@@ -22,16 +22,21 @@ MOST_TOKENS = 16
 def overload(model: Path, threads: int, repeats: int, tokens: int) -> Row:
     """A server of its own, and turns for it, all at one moment; answers have ``tokens`` tokens, or fewer.
 
+    A server that does not start is told in the row.
+
     Raises:
         WorkerError: something else than 200 and 429 came of it, or not all answers came.
     """
-    asked = TIMES * (RUNNING + QUEUED)
     options = ("--max-running", str(RUNNING), "--max-queue", str(QUEUED))
-    with ServerProcess(model, threads, options) as server:
+    try:
+        server = ServerProcess(model, threads, options)
+    except WorkerError as error:
+        return _row(Line("429, the last", absence=f"failed: {error}"))
+    with server:
         url, bursts = server.client.base_url, []
         for turn in range(1 + repeats):
             # New ones each time, so that all prompts are of one length.
-            names = [f"{turn}-{number}" for number in range(asked)]
+            names = [f"{turn}-{number}" for number in range(ASKED)]
             for name in names:
                 server.client.post("/createSession", json={"id": name})
             try:
@@ -46,15 +51,19 @@ def overload(model: Path, threads: int, repeats: int, tokens: int) -> Row:
         # The first burst warms up: code, connections and weights.
         return Line(label, Samples(tuple(1e3 * figure(one) for one in bursts[1:])))
 
+    return _row(
+        line("429, half of them", lambda one: percentile(one.refusals, 50)),
+        line("429, the last", lambda one: max(one.refusals)),
+        line("/health, the slowest", lambda one: max(one.health)),
+    )
+
+
+def _row(*lines: Line) -> Row:
     return Row(
         key="overload",
-        title=f"chat-server: {asked} turns asked for at once, where {RUNNING + QUEUED} are taken on",
+        title=f"chat-server: {ASKED} turns asked for at once, where {RUNNING + QUEUED} are taken on",
         unit="ms",
         higher_is_better=False,
-        lines=(
-            line("429, half of them", lambda one: percentile(one.refusals, 50)),
-            line("429, the last", lambda one: max(one.refusals)),
-            line("/health, the slowest", lambda one: max(one.health)),
-        ),
+        lines=lines,
         comparison="none",
     )

@@ -1,16 +1,17 @@
 """What the packages that a chat-server is made of take when they are imported, and the tokenizer read.
 
-A program of its own, in which nothing of this project takes part: the least that any such server has
-resident beside weights, keys and values.  Prints bytes first.
+A program of its own, in which nothing of this project takes part but a call of the C library's: the least
+that any such server has resident beside weights, keys and values.  Prints bytes first.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import resource
 import sys
 from pathlib import Path
+
+from lm_core.memory import give_back
 
 PACKAGES = ("numpy", "sqlalchemy", "fastapi", "uvicorn", "jinja2", "prometheus_client", "click")
 
@@ -23,9 +24,7 @@ def main() -> None:
 
     tokenizer = tokenizers.Tokenizer.from_file(str(Path(sys.argv[1]) / "tokenizer.json"))
     # What reading it took for a moment is not counted.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    give_back()
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     sys.stdout.write(f"{pages * resource.getpagesize()} for {tokenizer.get_vocab_size()} tokens\n")
 

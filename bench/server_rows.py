@@ -53,8 +53,12 @@ class ServerRows:
         Raises:
             WorkerError: it started, and then did not do its work.
         """
-        if not {"server", "latency", "ready", "overload"} & set(wanted):
-            return
+        if {"server", "latency", "ready"} & set(wanted):
+            yield from self._of_one_server(wanted)
+        if "overload" in wanted:
+            yield overload(self._model, self._settings.threads, self._repeats, self._tokens)
+
+    def _of_one_server(self, wanted: Sequence[str]) -> Iterator[Row]:
         try:
             server = self._start()
         except WorkerError as error:
@@ -72,8 +76,6 @@ class ServerRows:
                 yield from self._latency()
         if "ready" in wanted:
             yield self._ready()
-        if "overload" in wanted:
-            yield overload(self._model, self._settings.threads, self._repeats, self._tokens)
 
     def _throughput(self, load: Load, loads: Sequence[int]) -> Row:
         """Tokens of all sessions, and on the way the traffic that latency is read from."""

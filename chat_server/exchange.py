@@ -7,6 +7,8 @@ from typing import Any
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from chat_server.heads import written
+
 BODILESS = (204, 304)
 
 
@@ -48,7 +50,7 @@ class Exchange(RequestResponseCycle):
             self.keep_alive = False
         elif not self.keep_alive:
             headers.append((b"connection", b"close"))
-        self._head = b"".join([STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in headers), b"\r\n"])
+        self._head = written(STATUS_LINE[status], headers)
         if not (has_body and has_length):
             self._write(b"")
 

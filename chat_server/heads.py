@@ -49,9 +49,13 @@ def path_and_query(url: bytes) -> tuple[bytes, bytes]:
 
 def without_upgrade(method: bytes, url: bytes, version: str, headers: Headers) -> bytes:
     """The head again, without the wish to go on in another protocol."""
-    lines = [b"%s %s HTTP/%s" % (method, url, version.encode())]
-    lines += [b"%s: %s" % header for header in headers if header[0] != b"upgrade"]
-    return b"\r\n".join([*lines, b"\r\n"])
+    first_line = b"%s %s HTTP/%s\r\n" % (method, url, version.encode())
+    return written(first_line, [header for header in headers if header[0] != b"upgrade"])
+
+
+def written(first_line: bytes, headers: Headers) -> bytes:
+    """A head as it is sent; ``first_line`` has its end already."""
+    return b"".join([first_line, *(b"%s: %s\r\n" % header for header in headers), b"\r\n"])
 
 
 def invalid_http(message: str) -> InvalidRequest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from collections import deque
 from typing import Any
@@ -14,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from chat_server.errors import InvalidRequest, RequestError, Unavailable
 from chat_server.exchange import Exchange
+from chat_server.gate import error_answer
 from chat_server.heads import (
     LARGEST_HEAD,
     check_head,
@@ -21,6 +21,7 @@ from chat_server.heads import (
     invalid_http,
     path_and_query,
     without_upgrade,
+    written,
 )
 
 MOST_UNANSWERED = 64
@@ -206,15 +207,9 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.transport.close()
         if self._unanswered or self.transport.is_closing():
             return
-        body = json.dumps(error.body()).encode()
-        headers = {
-            "content-type": "application/json",
-            "content-length": str(len(body)),
-            **error.headers,
-            "connection": "close",
-        }
-        lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
-        self.transport.write(STATUS_LINE[error.status] + lines.encode() + b"\r\n" + body)
+        body, headers = error_answer(error)
+        head = written(STATUS_LINE[error.status], [*headers, (b"connection", b"close")])
+        self.transport.write(head + body)
         self.transport.close()
 
 

@@ -20,7 +20,6 @@ from chat_server.app import make_app
 from chat_server.engine import LocalEngine
 from chat_server.errors import Unavailable
 from chat_server.gate import Gate, Hosts, Keys
-from chat_server.memory import give_back
 from chat_server.protocol import BoundedProtocol
 from chat_server.scheduler import Scheduler
 from chat_server.service import ChatService
@@ -31,6 +30,7 @@ from lm_core import blas
 from lm_core.chat_template import FALLBACKS, ChatTemplate
 from lm_core.errors import LanguageModelError
 from lm_core.language_model import LanguageModel
+from lm_core.memory import give_back
 
 WORKERS = 8
 """Threads for the store: what must not stop the event loop."""
