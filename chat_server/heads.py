@@ -1,4 +1,4 @@
-"""Heads of HTTP requests: what the parser lets through and no server should."""
+"""Heads of HTTP messages: what the parser lets through and no server should, and how they are written."""
 
 from __future__ import annotations
 
